@@ -1,0 +1,109 @@
+# Every target does its own set-up. Needed beforehand: a C++20 compiler, Python 3.11 or later with `venv`, and make.
+#   make help      what there is
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash -o pipefail
+
+PYTHON ?= python3
+PRESET ?= debug
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
+VENV := $(CURDIR)/.venv
+OLDEST_RAY_VENV := $(CURDIR)/.venv-oldest-ray
+OLDEST_RAY := 2.43.0
+REPORTS := $(CURDIR)/build/reports
+
+# The environment's cmake, ninja and tools come first, also for the rebuild that an import of the package may start.
+export PATH := $(VENV)/bin:$(PATH)
+# Nothing here may look for a model on the network.
+export HF_HUB_OFFLINE := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+PIP := $(VENV)/bin/python -m pip install -qq -c constraints.txt
+
+## set-up
+
+.PHONY: setup
+setup: $(VENV)/.ready ## the virtual environment with pinned dependencies and the compiled extension
+
+# torch goes in before anything that depends on it, so that the pinned build is the one that is found.
+$(VENV)/.tools: constraints.txt
+	@echo "Setting up $(VENV) (once; some minutes) ..."
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing (Debian: apt-get install python3-venv)"; exit 1; }
+	$(PIP) $(shell grep ^torch== constraints.txt) scikit-build-core nanobind cmake ninja
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.tools pyproject.toml
+	$(PIP) --no-build-isolation -e '.[demo,test,lint]'
+	@touch $@
+
+.PHONY: googletest
+googletest:
+	@.ci/ensure-googletest
+
+## the project's work
+
+.PHONY: demo
+demo: setup ## the main job on real input: four Ray actors embed Python's documentation and search it
+	python examples/semantic_search.py
+
+.PHONY: test
+test: test-cpp test-python ## the C++ tests and the Python tests
+
+.PHONY: test-cpp
+test-cpp: setup googletest ## the C++ tests alone (PRESET=debug, release, asan or tsan)
+	cmake --preset $(PRESET)
+	cmake --build --preset $(PRESET) --parallel $(JOBS)
+	@mkdir -p $(REPORTS)
+	ctest --preset $(PRESET) --output-on-failure --output-junit $(REPORTS)/ctest-$(PRESET).xml
+
+.PHONY: test-python
+test-python: setup ## the Python tests alone
+	python -m pytest --junitxml=$(REPORTS)/pytest.xml
+
+.PHONY: sanitize
+sanitize: ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(MAKE) test-cpp PRESET=asan
+
+# Ray of the oldest supported version, beside everything else as it is in .venv.
+.PHONY: test-oldest-ray
+test-oldest-ray: $(OLDEST_RAY_VENV)/.ready ## the Python tests on the oldest supported Ray
+	$(PIP) --python $(OLDEST_RAY_VENV)/bin/python --no-deps --no-build-isolation --force-reinstall .
+	$(OLDEST_RAY_VENV)/bin/python -m pytest --junitxml=$(REPORTS)/pytest-oldest-ray.xml
+
+$(OLDEST_RAY_VENV)/.ready: $(VENV)/.ready
+	$(VENV)/bin/python -m venv $(OLDEST_RAY_VENV)
+	@touch $@
+
+## what keeps the sources in order
+
+CPP_SOURCES = $(shell find engine -name '*.cpp' -o -name '*.h')
+
+.PHONY: lint
+lint: setup googletest ## clang-format, clang-tidy, ruff, and mypy (strict) on the package
+	cmake --preset debug
+	clang-format --dry-run -Werror $(CPP_SOURCES)
+	run-clang-tidy -quiet -p build/debug -j $(JOBS) '$(CURDIR)/engine/.*'
+	ruff check .
+	ruff format --check .
+	python .ci/copy-stub
+	mypy
+
+.PHONY: format
+format: setup ## rewrites the sources as `make lint` wants them
+	clang-format -i $(CPP_SOURCES)
+	ruff check --fix .
+	ruff format .
+
+.PHONY: wheel
+wheel: setup ## a wheel in dist/ that other machines can use
+	pip wheel --quiet --no-deps --no-build-isolation -w dist .
+
+.PHONY: clean
+clean: ## removes what was built, but not the virtual environments
+	rm -rf build dist site wheelhouse .mypy_cache .pytest_cache .ruff_cache src/ray_zerocopy/_engine.pyi
+
+.PHONY: help
+help:
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
