@@ -1,0 +1,29 @@
+#include "buffer.h"
+
+namespace nb = nanobind;
+
+namespace zerocopy::python {
+
+Buffer::Buffer(nb::handle exporter) {
+  if (PyObject_GetBuffer(exporter.ptr(), &buffer_, PyBUF_SIMPLE) != 0) {
+    throw nb::python_error();
+  }
+}
+
+// A Py_buffer may be copied bit by bit as long as only one copy is released (its shape and strides, which may point into
+// itself, are not asked for).
+Buffer::Buffer(Buffer&& other) noexcept : buffer_(other.buffer_) { other.buffer_ = {}; }
+
+Buffer::~Buffer() {
+  // With the interpreter gone, so are its objects: nothing is left to give the buffer back to.
+  if (buffer_.obj != nullptr && nb::is_alive()) {
+    const nb::gil_scoped_acquire gil;
+    PyBuffer_Release(&buffer_);
+  }
+}
+
+std::span<const std::byte> Buffer::bytes() const noexcept {
+  return {static_cast<const std::byte*>(buffer_.buf), static_cast<std::size_t>(buffer_.len)};
+}
+
+}  // namespace zerocopy::python

@@ -1,0 +1,30 @@
+// Python's bytes, borrowed.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstddef>
+#include <span>
+
+namespace zerocopy::python {
+
+// Holds a Py_buffer: the exporter (bytes, numpy array, memoryview, ...) keeps its memory where it is for as long as this
+// lives, and is itself kept alive. Taken with the GIL held; may be dropped in any thread, with or without the GIL.
+class Buffer {
+ public:
+  // Any C-contiguous exporter, read-only ones too. Throws nanobind::python_error (TypeError for an object that exports
+  // none, BufferError or ValueError for one that isn't contiguous).
+  explicit Buffer(nanobind::handle exporter);
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) = delete;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer();
+
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept;
+
+ private:
+  Py_buffer buffer_{};  // obj is null: none is held.
+};
+
+}  // namespace zerocopy::python

@@ -1,0 +1,184 @@
+// The Python module ray_zerocopy._engine: conversions between Python's objects and the engine's, and nothing else.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "buffer.h"
+#include "zerocopy/error.h"
+#include "zerocopy/view.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace zerocopy::python {
+namespace {
+
+using Bytes = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>, nb::c_contig>;
+
+// Bad arguments are a ValueError (an index: IndexError); what the operating system refused is an OSError with its errno.
+void raise(const Error& error) {
+  switch (error.code()) {
+    case Error::Code::no_such_segment:
+      PyErr_SetString(PyExc_IndexError, error.what());
+      return;
+    case Error::Code::bad_segment:
+    case Error::Code::unmapped_segment:
+    case Error::Code::bad_thread_count:
+      PyErr_SetString(PyExc_ValueError, error.what());
+      return;
+    case Error::Code::not_shared:
+    case Error::Code::malformed_maps:
+    case Error::Code::not_held_open:
+    case Error::Code::not_mappable:
+    case Error::Code::system_call:
+      break;
+  }
+  PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.system_error(), error.what()).ptr());
+}
+
+// A View whose source is Python's. Ownership: the View holds the buffers of all segments; they are given back, under the
+// GIL, when it goes. An array made from a segment holds the Python object that this is, and so the View: neither
+// buffers nor mappings go before the last array.
+class PythonView {
+ public:
+  explicit PythonView(nb::iterable segments) : view_(make(std::move(segments))) {}
+
+  PythonView(PythonView&&) = delete;
+  PythonView& operator=(PythonView&&) = delete;
+  PythonView(const PythonView&) = delete;
+  PythonView& operator=(const PythonView&) = delete;
+
+  // Runs as the Python object goes, so with the GIL; unmapping and joining threads may take a while, so without it.
+  ~PythonView() {
+    const nb::error_scope keep_raised_exception;
+    const nb::gil_scoped_release no_gil;
+    view_.reset();
+  }
+
+  [[nodiscard]] View& view() const noexcept { return *view_; }
+
+ private:
+  static std::unique_ptr<View> make(nb::iterable segments) {
+    auto buffers = std::make_shared<std::vector<Buffer>>();
+    for (const nb::handle exporter : segments) {
+      buffers->emplace_back(exporter);
+    }
+    std::vector<std::span<const std::byte>> spans;
+    spans.reserve(buffers->size());
+    for (const Buffer& buffer : *buffers) {
+      spans.push_back(buffer.bytes());
+    }
+    const nb::gil_scoped_release no_gil;
+    return std::make_unique<View>(spans, std::move(buffers));
+  }
+
+  std::unique_ptr<View> view_;
+};
+
+// The array holds `owner`, and so what keeps the bytes in place.
+Bytes as_array(std::span<std::byte> bytes, nb::handle owner) {
+  return Bytes(bytes.data(), {bytes.size()}, owner);
+}
+
+Bytes segment(nb::handle_t<PythonView> self, std::size_t index) {
+  return as_array(nb::cast<PythonView&>(self).view().segment(index), self);
+}
+
+// The array holds a capsule, which holds the exporter's buffer.
+Bytes borrow(nb::handle exporter) {
+  auto buffer = std::make_unique<Buffer>(exporter);
+  const std::span<const std::byte> bytes = buffer->bytes();
+  const nb::capsule owner(buffer.get(), [](void* held) noexcept { std::unique_ptr<Buffer>(static_cast<Buffer*>(held)); });
+  static_cast<void>(buffer.release());
+  return as_array({const_cast<std::byte*>(bytes.data()), bytes.size()}, owner);
+}
+
+NB_MODULE(_engine, module) {
+  module.doc() = "Private, writable windows on bytes that processes share. See engine/include/zerocopy for the contracts.";
+
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void* /*payload*/) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const Error& error) {
+      raise(error);
+    }
+  });
+
+  nb::class_<PythonView>(module, "View", nb::is_final(),
+                         "A private, writable window on bytes that other processes may share.\n\n"
+                         "Reads go to the shared pages; the first write to a page gives this process a page of its own, "
+                         "by the kernel. Nobody else ever sees a write. All members may be used from any thread.")
+      .def(nb::init<nb::iterable>(), "segments"_a,
+           nb::sig("def __init__(self, segments: collections.abc.Iterable[typing_extensions.Buffer]) -> None"),
+           "Opens a window on each segment.\n\n"
+           "Args:\n"
+           "    segments: C-contiguous objects with the buffer protocol, read-only ones and empty ones too. Their\n"
+           "        buffers are kept until the View and all its arrays are gone, and must not change meanwhile. Those\n"
+           "        that lie in shared memory whose file can be found are mapped; the others are copied (see\n"
+           "        private_copy_reason).\n\n"
+           "Raises:\n"
+           "    TypeError: a segment has no buffer protocol.\n"
+           "    BufferError, ValueError: a segment is not contiguous, or its memory cannot be read.\n"
+           "    MemoryError: there is no room for a copy.")
+      .def("segment", &segment, "index"_a,
+           nb::sig("def segment(self, index: int) -> numpy.typing.NDArray[numpy.uint8]"),
+           "The View's bytes for a segment: shape (bytes,), writable. The array keeps the View alive.\n\n"
+           "Raises:\n"
+           "    IndexError: there is no such segment.")
+      .def("__len__", [](const PythonView& self) { return self.view().size(); }, "The number of segments.")
+      .def_prop_ro("nbytes", [](const PythonView& self) { return self.view().nbytes(); },
+                   "The lengths of all segments together, in bytes.")
+      .def_prop_ro("copied_bytes", [](const PythonView& self) { return self.view().copied_bytes(); },
+                   "How many of nbytes are private copies.")
+      .def_prop_ro(
+          "private_copy_reason",
+          [](const PythonView& self) -> std::optional<std::string> {
+            const std::string& reason = self.view().private_copy_reason();
+            return reason.empty() ? std::nullopt : std::optional(reason);
+          },
+          "Why not all segments are shared: one sentence, about one that isn't. None when all are.")
+      .def("prefault", [](const PythonView& self, unsigned threads) { self.view().prefault(threads); },
+           "threads"_a = 1, nb::call_guard<nb::gil_scoped_release>(),
+           "Starts to take the page faults of all mapped pages in background threads, and returns.\n\n"
+           "Does nothing while that is still going on. The threads end with the View.\n\n"
+           "Args:\n"
+           "    threads: 1 to 64.\n\n"
+           "Raises:\n"
+           "    ValueError: another number of threads.\n"
+           "    OSError: no thread could be started.")
+      .def("wait_prefault", [](const PythonView& self) { self.view().wait_prefault(); },
+           nb::call_guard<nb::gil_scoped_release>(), "Returns when no prefault is under way.")
+      .def("diverged_bytes", [](const PythonView& self) { return self.view().diverged_bytes(); },
+           nb::call_guard<nb::gil_scoped_release>(),
+           "Bytes of the pages that this process has made its own in the mapped segments, by writing to them.\n\n"
+           "Private copies count nothing here (see copied_bytes).\n\n"
+           "Raises:\n"
+           "    OSError: the kernel does not tell.")
+      .def("reset", [](const PythonView& self) { self.view().reset(); }, nb::call_guard<nb::gil_scoped_release>(),
+           "Back to the shared content; what was written is lost, and all arrays stay good.\n\n"
+           "Raises:\n"
+           "    OSError: the kernel refused.");
+
+  module.def("borrow", &borrow, "buffer"_a,
+             nb::sig("def borrow(buffer: typing_extensions.Buffer) -> numpy.typing.NDArray[numpy.uint8]"),
+             "An array over the caller's own bytes: shape (bytes,), nothing copied. The array keeps the buffer.\n\n"
+             "It is flagged writable, so that torch takes it without a warning, but is for reading only: the bytes may\n"
+             "be everybody's, or read-only to the kernel.\n\n"
+             "Raises:\n"
+             "    TypeError: the object has no buffer protocol.\n"
+             "    BufferError, ValueError: it is not contiguous.");
+}
+
+}  // namespace
+}  // namespace zerocopy::python

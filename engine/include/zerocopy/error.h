@@ -1,0 +1,42 @@
+// What can go wrong in the engine, one enumerator for each thing.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace zerocopy {
+
+// The only exception that the engine throws of its own (besides std::bad_alloc). The message is one human sentence with
+// the offending value in it. A value type: may be copied to and read in any thread.
+class Error : public std::runtime_error {
+ public:
+  enum class Code : std::uint8_t {
+    // The caller's fault.
+    bad_segment,       // A segment has a length but no address, or runs past the end of the address space.
+    unmapped_segment,  // A segment's bytes cannot be read: nothing is mapped there, or the file ends before them.
+    no_such_segment,   // An index that is not smaller than the number of segments.
+    bad_thread_count,  // No thread at all, or more than Prefault::max_threads.
+    // The machine's say. A View answers these with a private copy, and gives the message as its reason.
+    not_shared,      // The bytes lie in private memory.
+    malformed_maps,  // A line of /proc/self/maps that is not what the kernel documents.
+    not_held_open,   // No process that may be asked holds the file open.
+    not_mappable,    // The file cannot be mapped privately page by page (hugetlbfs, devices).
+    // Anything else that the operating system refused; system_error() has its errno.
+    system_call,
+  };
+
+  Error(Code code, const std::string& message, int system_error = 0)
+      : std::runtime_error(message), code_(code), system_error_(system_error) {}
+
+  [[nodiscard]] Code code() const noexcept { return code_; }
+
+  // The errno of the call that failed; 0 where no call failed.
+  [[nodiscard]] int system_error() const noexcept { return system_error_; }
+
+ private:
+  Code code_;
+  int system_error_;
+};
+
+}  // namespace zerocopy

@@ -1,0 +1,107 @@
+// The engine's one door to the operating system.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "zerocopy/file_descriptor.h"
+#include "zerocopy/mapping.h"
+
+namespace zerocopy {
+
+// What a call gave: a value, or the errno that says why there is none.
+template <typename T>
+struct Result {
+  T value{};
+  int error = 0;
+
+  [[nodiscard]] bool ok() const noexcept { return error == 0; }
+};
+
+struct FileStatus {
+  FileId id;
+  std::uint64_t size = 0;      // Bytes.
+  bool on_huge_pages = false;  // hugetlbfs: cannot be mapped page by page.
+};
+
+// Where a scan for pages came to, and how many bytes it counted on the way.
+struct PageScan {
+  std::uintptr_t walked_to = 0;
+  std::uint64_t own_bytes = 0;
+};
+
+// Every question to and demand on the operating system that the engine has. The real one is a process-wide object;
+// tests put another in its place to see what the engine does when a call fails. Each member is one system call (or one
+// pass through a file or directory of /proc), repeated when a signal interrupts it, and reports failure by its errno;
+// ENOTSUP where the operating system has no such thing.
+//
+// All members may be called from any thread. An implementation must outlive everything that was given it.
+class System {
+ public:
+  System() = default;
+  System(const System&) = delete;
+  System& operator=(const System&) = delete;
+  virtual ~System() = default;
+
+  // The operating system itself. Lives until the process ends, through the destructors of static objects too.
+  static System& real() noexcept;
+
+  // Addresses and lengths of mappings below are multiples of this.
+  [[nodiscard]] virtual std::size_t page_size() const noexcept = 0;
+
+  // Address space that nothing may be read from or written to, to be mapped over.
+  virtual Result<std::byte*> reserve(std::size_t length) = 0;
+
+  // Private (copy on write), readable and writable mapping of a file open for reading; at `address` when that isn't
+  // null, in place of what is there. No swap space is set aside for it.
+  virtual Result<std::byte*> map_private(int descriptor, std::uint64_t offset, std::size_t length,
+                                         std::byte* address) = 0;
+
+  virtual int unmap(std::span<std::byte> range) = 0;
+
+  // Puts the pages of a range into this process's page table as if each was read (MADV_POPULATE_READ, Linux 5.14).
+  virtual int populate(std::span<const std::byte> range) = 0;
+
+  // The same by reading a byte of each page.
+  virtual void touch(std::span<const std::byte> range) = 0;
+
+  // Gives this process's own pages back; the next access finds what the file has there (MADV_DONTNEED).
+  virtual int discard(std::span<std::byte> range) = 0;
+
+  // The mapping that holds an address (PROCMAP_QUERY, Linux 6.11), given an open /proc/self/maps; ENOENT for none.
+  virtual Result<Mapping> query_mapping(int maps, std::uintptr_t address) = 0;
+
+  // Counts the pages in [begin, end) that are present or swapped and not a file's (PAGEMAP_SCAN, Linux 6.7), given an
+  // open /proc/self/pagemap. May stop early: go on from walked_to.
+  virtual Result<PageScan> scan_own_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) = 0;
+
+  // For reading only, and closed by exec: as every descriptor that comes from here.
+  virtual Result<FileDescriptor> open(const std::string& path) = 0;
+  virtual Result<FileStatus> status(int descriptor) = 0;
+  virtual Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) = 0;
+  virtual Result<std::string> read_file(const std::string& path) = 0;
+
+  [[nodiscard]] virtual int process_id() const noexcept = 0;
+  [[nodiscard]] virtual int parent_process_id() const noexcept = 0;
+
+  // Those of this process's user, without order.
+  virtual Result<std::vector<int>> processes() = 0;
+
+  // A process's name as the kernel has it (/proc/PID/comm), without the line's end.
+  virtual Result<std::string> process_name(int process) = 0;
+
+  // A new descriptor on a regular file that `process` holds open (/proc/PID/fd). ENOENT: it holds none; ENODEV: the file
+  // is not a regular one, and was not touched.
+  virtual Result<FileDescriptor> open_held_file(int process, const FileId& file) = 0;
+
+  // The calling thread takes no signals from now on: they are for threads that the application knows of.
+  virtual void block_signals() noexcept = 0;
+
+  // Runs `before` ahead of every fork of this process, and `after` behind it in both processes.
+  virtual void at_fork(void (*before)(), void (*after)()) = 0;
+};
+
+}  // namespace zerocopy

@@ -1,0 +1,81 @@
+// A process's private, writable window on shared bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "zerocopy/system.h"
+
+namespace zerocopy {
+
+// A private, writable window on one or more spans of bytes (segments) that other processes may share: reads go to the
+// shared pages, and the first write to a page gives this process a page of its own (copy on write, by the kernel). Nobody
+// else ever sees a write: not the source, not another View of the same bytes, not a parent or child after fork.
+//
+// A segment that lies in MAP_SHARED mappings of files is mapped, if its files can be found (BackingFile): its address
+// within a page, and so its alignment, is the source's. Segments whose pages touch or overlap are mapped in one piece and
+// keep their distance, so segments that overlap in the source do so here. A segment across several mappings or files is
+// one contiguous span here as well. Every other segment is a private copy, 64-byte aligned, and private_copy_reason() says
+// why; segments that overlap are copied as one.
+//
+// Ownership: the View keeps `source` until it goes, which must keep the segments' bytes readable and unchanged; it owns its
+// mappings and copies and frees each exactly once. After construction the mapped segments need the source's mapping no
+// more (its owner may unmap it), but pages that nobody has written still have the file's content: whoever may write to the
+// file must be kept from it by `source`. `system` must outlive the View.
+//
+// Threads: all members but moves, assignment and destruction may be called from any thread at any time, with one
+// limit that is the caller's: the bytes are plain memory, so a write to a byte while another thread reads or writes it, or
+// resets the View, is a race, and has either outcome. A moved-from View may only be
+// assigned to or destroyed. After fork the child's View is
+// its own: parent and child may each use and drop theirs.
+class View {
+ public:
+  // Throws Error: bad_segment, unmapped_segment; std::bad_alloc when a private copy has no room. Empty segments are
+  // welcome and have no address.
+  View(std::span<const std::span<const std::byte>> segments, std::shared_ptr<const void> source,
+       System& system = System::real());
+  View(View&& other) noexcept;
+  View& operator=(View&& other) noexcept;
+  View(const View&) = delete;
+  View& operator=(const View&) = delete;
+  ~View();
+
+  // The number of segments.
+  [[nodiscard]] std::size_t size() const noexcept;
+
+  // The View's bytes for a segment, as long as the View lives. Throws Error::Code::no_such_segment.
+  [[nodiscard]] std::span<std::byte> segment(std::size_t index) const;
+
+  // The lengths of all segments together, in bytes.
+  [[nodiscard]] std::uint64_t nbytes() const noexcept;
+
+  // How many of nbytes() are private copies.
+  [[nodiscard]] std::uint64_t copied_bytes() const noexcept;
+
+  // Why not all segments are shared: one sentence, about the first that isn't. Empty when all are.
+  [[nodiscard]] const std::string& private_copy_reason() const noexcept;
+
+  // Starts to put all mapped pages into the page table, with up to `threads` background threads, and returns; does
+  // nothing while that is still going on. The threads end with the View. Throws Error: bad_thread_count, system_call.
+  void prefault(unsigned threads = 1);
+
+  // Returns when no prefault is under way.
+  void wait_prefault() const noexcept;
+
+  // Bytes of the pages that this process has made its own in the mapped segments: 0 as long as nobody wrote to them.
+  // Private copies count nothing here (see copied_bytes). Throws Error::Code::system_call where the kernel won't tell.
+  [[nodiscard]] std::uint64_t diverged_bytes() const;
+
+  // Back to the shared content: this process's own pages are dropped without mapping anything anew, so that all addresses
+  // stay good; private copies are copied again from the source. Throws Error::Code::system_call.
+  void reset();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace zerocopy

@@ -1,0 +1,350 @@
+// The door to Linux.
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <system_error>
+
+#include "immortal.h"
+#include "zerocopy/system.h"
+
+namespace zerocopy {
+namespace {
+
+// Interfaces of kernels newer than the headers that this may be built with: include/uapi/linux/fs.h.
+constexpr int kMadvisePopulateRead = 22;
+
+struct PageRegion {
+  std::uint64_t start;
+  std::uint64_t end;
+  std::uint64_t categories;
+};
+
+struct PagemapScan {
+  std::uint64_t size;
+  std::uint64_t flags;
+  std::uint64_t start;
+  std::uint64_t end;
+  std::uint64_t walk_end;
+  std::uint64_t vec;
+  std::uint64_t vec_len;
+  std::uint64_t max_pages;
+  std::uint64_t category_inverted;
+  std::uint64_t category_mask;
+  std::uint64_t category_anyof_mask;
+  std::uint64_t return_mask;
+};
+constexpr std::uint64_t kPageIsFile = 1U << 2U;
+constexpr std::uint64_t kPageIsPresent = 1U << 3U;
+constexpr std::uint64_t kPageIsSwapped = 1U << 4U;
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
+
+struct MappingQuery {
+  std::uint64_t size;
+  std::uint64_t query_flags;
+  std::uint64_t query_addr;
+  std::uint64_t vma_start;
+  std::uint64_t vma_end;
+  std::uint64_t vma_flags;
+  std::uint64_t vma_page_size;
+  std::uint64_t vma_offset;
+  std::uint64_t inode;
+  std::uint32_t dev_major;
+  std::uint32_t dev_minor;
+  std::uint32_t vma_name_size;
+  std::uint32_t build_id_size;
+  std::uint64_t vma_name_addr;
+  std::uint64_t build_id_addr;
+};
+constexpr std::uint64_t kMappingReadable = 1U << 0U;
+constexpr std::uint64_t kMappingShared = 1U << 3U;
+constexpr unsigned long kMappingQuery = _IOWR('f', 17, MappingQuery);
+
+// The result of a call that returns -1 for failure, made again for as long as a signal interrupts it.
+template <typename Call>
+auto uninterrupted(Call call) {
+  auto result = call();
+  while (result == -1 && errno == EINTR) {
+    result = call();
+  }
+  return result;
+}
+
+struct CloseDirectory {
+  void operator()(DIR* directory) const noexcept { ::closedir(directory); }
+};
+using Directory = std::unique_ptr<DIR, CloseDirectory>;
+
+std::optional<int> as_number(std::string_view name) {
+  int number = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+  if (error != std::errc{} || end != name.data() + name.size()) {
+    return std::nullopt;
+  }
+  return number;
+}
+
+// Calls `entry(directory descriptor, name)` for the entries that are numbers, until it says true.
+template <typename Entry>
+int for_each_number(const std::string& path, Entry entry) {
+  const Directory directory(::opendir(path.c_str()));
+  if (!directory) {
+    return errno;
+  }
+  for (;;) {
+    errno = 0;
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): unsafe only on one directory stream; this one is nobody else's.
+    const dirent* found = ::readdir(directory.get());
+    if (found == nullptr) {
+      return errno;
+    }
+    const char* name = &found->d_name[0];
+    if (as_number(name) && entry(::dirfd(directory.get()), name)) {
+      return 0;
+    }
+  }
+}
+
+FileId file_id(const struct statx& found) {
+  return {found.stx_dev_major, found.stx_dev_minor, found.stx_ino};
+}
+
+std::string in_proc(int process, const char* entry) { return "/proc/" + std::to_string(process) + "/" + entry; }
+
+class LinuxSystem final : public System {
+ public:
+  [[nodiscard]] std::size_t page_size() const noexcept override { return page_size_; }
+
+  Result<std::byte*> reserve(std::size_t length) override {
+    return mapped(::mmap(nullptr, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  }
+
+  Result<std::byte*> map_private(int descriptor, std::uint64_t offset, std::size_t length,
+                                 std::byte* address) override {
+    const int fixed = address != nullptr ? MAP_FIXED : 0;
+    return mapped(::mmap(address, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | fixed, descriptor,
+                         static_cast<off_t>(offset)));
+  }
+
+  int unmap(std::span<std::byte> range) override { return error_of(::munmap(range.data(), range.size())); }
+
+  int populate(std::span<const std::byte> range) override {
+    return error_of(uninterrupted([&] { return advise(range, kMadvisePopulateRead); }));
+  }
+
+  // A thread of the application may be writing to the byte that is read here. Its value is not used; but for the race
+  // detector a race is a race.
+#if defined(__has_attribute) && __has_attribute(no_sanitize)
+  __attribute__((no_sanitize("thread")))
+#endif
+  void touch(std::span<const std::byte> range) override {
+    const volatile std::byte* bytes = range.data();
+    for (std::size_t at = 0; at < range.size(); at += page_size_) {
+      static_cast<void>(bytes[at]);
+    }
+  }
+
+  int discard(std::span<std::byte> range) override { return error_of(advise(range, MADV_DONTNEED)); }
+
+  Result<Mapping> query_mapping(int maps, std::uintptr_t address) override {
+    MappingQuery query{};
+    query.size = sizeof query;
+    query.query_addr = address;
+    if (uninterrupted([&] { return ::ioctl(maps, kMappingQuery, &query); }) == -1) {
+      return {{}, errno};
+    }
+    return {Mapping{query.vma_start,
+                    query.vma_end,
+                    query.vma_offset,
+                    {query.dev_major, query.dev_minor, query.inode},
+                    (query.vma_flags & kMappingReadable) != 0,
+                    (query.vma_flags & kMappingShared) != 0}};
+  }
+
+  Result<PageScan> scan_own_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) override {
+    std::array<PageRegion, 256> regions;  // NOLINT(cppcoreguidelines-pro-type-member-init): the kernel fills it.
+    PagemapScan scan{};
+    scan.size = sizeof scan;
+    scan.start = begin;
+    scan.end = end;
+    scan.vec = reinterpret_cast<std::uintptr_t>(regions.data());
+    scan.vec_len = regions.size();
+    scan.category_inverted = kPageIsFile;
+    scan.category_mask = kPageIsFile;
+    scan.category_anyof_mask = kPageIsPresent | kPageIsSwapped;
+    scan.return_mask = kPageIsFile;
+    const int count = uninterrupted([&] { return ::ioctl(pagemap, kPagemapScan, &scan); });
+    if (count == -1) {
+      return {{}, errno};
+    }
+    PageScan result{scan.walk_end, 0};
+    for (const PageRegion& region : std::span(regions).first(static_cast<std::size_t>(count))) {
+      result.own_bytes += region.end - region.start;
+    }
+    return {result};
+  }
+
+  Result<FileDescriptor> open(const std::string& path) override { return open_in(AT_FDCWD, path.c_str()); }
+
+  Result<FileStatus> status(int descriptor) override {
+    struct statx found {};
+    struct statfs file_system {};
+    if (uninterrupted([&] { return ::statx(descriptor, "", AT_EMPTY_PATH, STATX_INO | STATX_SIZE, &found); }) == -1 ||
+        uninterrupted([&] { return ::fstatfs(descriptor, &file_system); }) == -1) {
+      return {{}, errno};
+    }
+    return {FileStatus{file_id(found), found.stx_size, file_system.f_type == HUGETLBFS_MAGIC}};
+  }
+
+  Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) override {
+    const ssize_t count =
+        uninterrupted([&] { return ::pread(descriptor, into.data(), into.size(), static_cast<off_t>(offset)); });
+    if (count == -1) {
+      return {0, errno};
+    }
+    return {static_cast<std::size_t>(count)};
+  }
+
+  Result<std::string> read_file(const std::string& path) override {
+    const Result<FileDescriptor> file = open(path);
+    if (!file.ok()) {
+      return {{}, file.error};
+    }
+    constexpr std::size_t room = std::size_t{1} << 16U;
+    std::string text;
+    std::size_t length = 0;
+    for (;;) {
+      text.resize(length + room);
+      const ssize_t count =
+          uninterrupted([&] { return ::read(file.value.number(), text.data() + length, text.size() - length); });
+      if (count == -1) {
+        return {{}, errno};
+      }
+      if (count == 0) {
+        text.resize(length);
+        return {std::move(text)};
+      }
+      length += static_cast<std::size_t>(count);
+    }
+  }
+
+  [[nodiscard]] int process_id() const noexcept override { return ::getpid(); }
+  [[nodiscard]] int parent_process_id() const noexcept override { return ::getppid(); }
+
+  Result<std::vector<int>> processes() override {
+    std::vector<int> found;
+    const uid_t user = ::geteuid();
+    const int error = for_each_number("/proc", [&](int directory, const char* name) {
+      struct statx process {};
+      if (::statx(directory, name, 0, STATX_UID, &process) == 0 && process.stx_uid == user) {
+        found.push_back(*as_number(name));
+      }
+      return false;
+    });
+    return {std::move(found), error};
+  }
+
+  Result<std::string> process_name(int process) override {
+    Result<std::string> name = read_file(in_proc(process, "comm"));
+    if (name.ok() && name.value.ends_with('\n')) {
+      name.value.pop_back();
+    }
+    return name;
+  }
+
+  Result<FileDescriptor> open_held_file(int process, const FileId& file) override {
+    Result<FileDescriptor> result{{}, ENOENT};
+    const int error = for_each_number(in_proc(process, "fd"), [&](int directory, const char* name) {
+      struct statx held {};
+      // AT_STATX_DONT_SYNC: some of its files may be on a server that takes long to answer.
+      if (::statx(directory, name, AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &held) == -1 || file_id(held) != file) {
+        return false;
+      }
+      if (!S_ISREG(held.stx_mode)) {
+        result.error = ENODEV;  // To open a device may set something off.
+        return false;
+      }
+      result = open_in(directory, name);
+      if (!result.ok()) {
+        return false;
+      }
+      // The process may have put another file in that place since.
+      const Result<FileStatus> opened = status(result.value.number());
+      if (opened.ok() && opened.value.id == file) {
+        return true;
+      }
+      result = {{}, ENOENT};
+      return false;
+    });
+    if (error != 0) {
+      return {{}, error};
+    }
+    return result;
+  }
+
+  void block_signals() noexcept override {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
+  }
+
+  void at_fork(void (*before)(), void (*after)()) override { ::pthread_atfork(before, after, after); }
+
+ private:
+  static int error_of(int result) { return result == -1 ? errno : 0; }
+
+  static Result<std::byte*> mapped(void* address) {
+    if (address == MAP_FAILED) {  // NOLINT(cppcoreguidelines-pro-type-cstyle-cast,performance-no-int-to-ptr): the macro's
+      return {nullptr, errno};
+    }
+    return {static_cast<std::byte*>(address)};
+  }
+
+  static int advise(std::span<const std::byte> range, int advice) {
+    // madvise() takes a pointer to mutable memory whatever the advice.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast)
+    return ::madvise(const_cast<std::byte*>(range.data()), range.size(), advice);
+  }
+
+  static Result<FileDescriptor> open_in(int directory, const char* path) {
+    const int number = uninterrupted([&] { return ::openat(directory, path, O_RDONLY | O_CLOEXEC | O_NOCTTY); });
+    if (number == -1) {
+      return {{}, errno};
+    }
+    return {FileDescriptor(number)};
+  }
+
+  std::size_t page_size_ = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+};
+
+}  // namespace
+
+// close() isn't repeated when a signal interrupts it: on Linux the descriptor is gone by then, and its number may be
+// another file's.
+FileDescriptor::~FileDescriptor() {
+  if (number_ != -1) {
+    ::close(number_);
+  }
+}
+
+System& System::real() noexcept {
+  static Immortal<LinuxSystem> system;
+  return system.value;
+}
+
+}  // namespace zerocopy

@@ -1,0 +1,51 @@
+// The door to operating systems for which nobody has written one yet: it stays shut, so that every View is a private
+// copy.
+#include <cerrno>
+
+#include "immortal.h"
+#include "zerocopy/system.h"
+
+namespace zerocopy {
+namespace {
+
+class PortableSystem final : public System {
+ public:
+  [[nodiscard]] std::size_t page_size() const noexcept override { return 4096; }
+  Result<std::byte*> reserve(std::size_t /*length*/) override { return {nullptr, ENOTSUP}; }
+  Result<std::byte*> map_private(int /*descriptor*/, std::uint64_t /*offset*/, std::size_t /*length*/,
+                                 std::byte* /*address*/) override {
+    return {nullptr, ENOTSUP};
+  }
+  int unmap(std::span<std::byte> /*range*/) override { return ENOTSUP; }
+  int populate(std::span<const std::byte> /*range*/) override { return ENOTSUP; }
+  void touch(std::span<const std::byte> /*range*/) override {}
+  int discard(std::span<std::byte> /*range*/) override { return ENOTSUP; }
+  Result<Mapping> query_mapping(int /*maps*/, std::uintptr_t /*address*/) override { return {{}, ENOTSUP}; }
+  Result<PageScan> scan_own_pages(int /*pagemap*/, std::uintptr_t /*begin*/, std::uintptr_t /*end*/) override {
+    return {{}, ENOTSUP};
+  }
+  Result<FileDescriptor> open(const std::string& /*path*/) override { return {{}, ENOTSUP}; }
+  Result<FileStatus> status(int /*descriptor*/) override { return {{}, ENOTSUP}; }
+  Result<std::size_t> read_at(int /*descriptor*/, std::span<std::byte> /*into*/, std::uint64_t /*offset*/) override {
+    return {0, ENOTSUP};
+  }
+  Result<std::string> read_file(const std::string& /*path*/) override { return {{}, ENOTSUP}; }
+  [[nodiscard]] int process_id() const noexcept override { return 0; }
+  [[nodiscard]] int parent_process_id() const noexcept override { return 0; }
+  Result<std::vector<int>> processes() override { return {{}, ENOTSUP}; }
+  Result<std::string> process_name(int /*process*/) override { return {{}, ENOTSUP}; }
+  Result<FileDescriptor> open_held_file(int /*process*/, const FileId& /*file*/) override { return {{}, ENOTSUP}; }
+  void block_signals() noexcept override {}
+  void at_fork(void (*/*before*/)(), void (*/*after*/)()) override {}
+};
+
+}  // namespace
+
+FileDescriptor::~FileDescriptor() = default;  // None was ever opened here.
+
+System& System::real() noexcept {
+  static Immortal<PortableSystem> system;
+  return system.value;
+}
+
+}  // namespace zerocopy

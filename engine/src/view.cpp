@@ -1,0 +1,150 @@
+#include "zerocopy/view.h"
+
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "plan.h"
+#include "private_copies.h"
+#include "region.h"
+#include "zerocopy/error.h"
+#include "zerocopy/pagemap.h"
+#include "zerocopy/prefault.h"
+
+namespace zerocopy {
+
+// Where the segments are does not change after construction; so what is const here may be called from any thread.
+class View::Impl {
+ public:
+  Impl(std::span<const std::span<const std::byte>> segments, std::shared_ptr<const void> source, System& system)
+      : source_(std::move(source)), system_(&system), segments_(segments.size()) {
+    Plan plan = make_plan(segments, system);
+    for (PlannedRegion& planned : plan.regions) {
+      map(std::move(planned), segments, plan);
+    }
+    copy(segments, plan.copied);
+    reason_ = std::move(plan.reason);
+    for (const std::span<const std::byte> segment : segments) {
+      nbytes_ += segment.size();
+    }
+    prefault_ = std::make_unique<Prefault>(mapped_bytes(), system);
+  }
+
+  [[nodiscard]] const std::vector<std::span<std::byte>>& segments() const noexcept { return segments_; }
+  [[nodiscard]] std::uint64_t nbytes() const noexcept { return nbytes_; }
+  [[nodiscard]] std::uint64_t copied_bytes() const noexcept { return copied_bytes_; }
+  [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
+  [[nodiscard]] Prefault& prefault() const noexcept { return *prefault_; }
+
+  [[nodiscard]] std::uint64_t diverged_bytes() const {
+    if (regions_.empty()) {
+      return 0;
+    }
+    Pagemap pagemap(*system_);
+    std::uint64_t own = 0;
+    for (const Region& region : regions_) {
+      own += pagemap.own_bytes(region.bytes());
+    }
+    return own;
+  }
+
+  void reset() {
+    for (const Region& region : regions_) {
+      if (const int error = system_->discard(region.bytes()); error != 0) {
+        throw Error(Error::Code::system_call,
+                    std::to_string(region.bytes().size()) +
+                        " bytes cannot be reset: " + std::generic_category().message(error),
+                    error);
+      }
+    }
+    if (copies_) {
+      copies_->copy_again();
+    }
+  }
+
+ private:
+  // A region that the kernel won't map is added to what the plan has to copy.
+  void map(PlannedRegion planned, std::span<const std::span<const std::byte>> segments, Plan& plan) {
+    try {
+      const Region& region = regions_.emplace_back(std::move(planned.parts), *system_);
+      for (const std::size_t index : planned.segments) {
+        const std::size_t offset = address_of(segments[index].data()) - planned.source.begin;
+        segments_[index] = region.bytes().subspan(offset, segments[index].size());
+      }
+    } catch (const Error& error) {
+      plan.copied.insert(plan.copied.end(), planned.segments.begin(), planned.segments.end());
+      if (plan.reason.empty()) {
+        plan.reason = error.what();
+      }
+    }
+  }
+
+  void copy(std::span<const std::span<const std::byte>> segments, const std::vector<std::size_t>& copied) {
+    if (copied.empty()) {
+      return;
+    }
+    std::vector<std::span<const std::byte>> sources;
+    sources.reserve(copied.size());
+    for (const std::size_t index : copied) {
+      sources.push_back(segments[index]);
+      copied_bytes_ += segments[index].size();
+    }
+    copies_ = std::make_unique<PrivateCopies>(sources);
+    for (std::size_t nth = 0; nth < copied.size(); ++nth) {
+      segments_[copied[nth]] = copies_->at(nth);
+    }
+  }
+
+  [[nodiscard]] std::vector<std::span<std::byte>> mapped_bytes() const {
+    std::vector<std::span<std::byte>> ranges;
+    ranges.reserve(regions_.size());
+    for (const Region& region : regions_) {
+      ranges.push_back(region.bytes());
+    }
+    return ranges;
+  }
+
+  // Destroyed from the last to the first: the prefaulting threads, the bytes, and only then what the bytes come from.
+  std::shared_ptr<const void> source_;
+  System* system_;
+  std::vector<Region> regions_;
+  std::unique_ptr<PrivateCopies> copies_;
+  std::vector<std::span<std::byte>> segments_;
+  std::uint64_t nbytes_ = 0;
+  std::uint64_t copied_bytes_ = 0;
+  std::string reason_;
+  std::unique_ptr<Prefault> prefault_;
+};
+
+View::View(std::span<const std::span<const std::byte>> segments, std::shared_ptr<const void> source, System& system)
+    : impl_(std::make_unique<Impl>(segments, std::move(source), system)) {}
+
+View::View(View&& other) noexcept = default;
+View& View::operator=(View&& other) noexcept = default;
+View::~View() = default;
+
+std::size_t View::size() const noexcept { return impl_->segments().size(); }
+
+std::span<std::byte> View::segment(std::size_t index) const {
+  if (index >= size()) {
+    throw Error(Error::Code::no_such_segment,
+                "there is no segment " + std::to_string(index) + " among " + std::to_string(size()));
+  }
+  return impl_->segments()[index];
+}
+
+std::uint64_t View::nbytes() const noexcept { return impl_->nbytes(); }
+
+std::uint64_t View::copied_bytes() const noexcept { return impl_->copied_bytes(); }
+
+const std::string& View::private_copy_reason() const noexcept { return impl_->reason(); }
+
+void View::prefault(unsigned threads) { impl_->prefault().start(threads); }
+
+void View::wait_prefault() const noexcept { impl_->prefault().wait(); }
+
+std::uint64_t View::diverged_bytes() const { return impl_->diverged_bytes(); }
+
+void View::reset() { impl_->reset(); }
+
+}  // namespace zerocopy
