@@ -1,0 +1,91 @@
+"""Pipelines for actors: published by whoever makes the actor, loaded whole inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ray
+
+from ray_zerocopy import store
+from ray_zerocopy.devices import Device, present
+from ray_zerocopy.image import Image, freeze_each
+from ray_zerocopy.models import paths_of, take_apart
+
+
+class PipelineSkeleton(NamedTuple):
+    """What an actor needs, beside the references to the models, to load a pipeline: small to pickle."""
+
+    image: ray.ObjectRef[Image]
+    model_names: frozenset[str]
+
+
+def publish_pipeline(
+    pipeline: Any, model_attr_names: Sequence[str] | None
+) -> tuple[PipelineSkeleton, dict[str, ray.ObjectRef[Any]]]:
+    """Freeze a whole pipeline and publish it, as one object.
+
+    Args:
+        pipeline: any picklable object holding models; it is not changed.
+        model_attr_names: attributes whose weights are to be shared; all else is private to each load. None: share all.
+
+    Returns:
+        The skeleton, and a reference for each outermost model that is shared, by its path within the pipeline
+        (`encoder`, `stages['a'][0]`; `pipeline` where that is a model itself).
+
+    Raises:
+        AttributeError: the pipeline lacks one of `model_attr_names`.
+        TypeError: something in the pipeline cannot be pickled.
+    """
+    share = None if model_attr_names is None else [_attribute(pipeline, name) for name in model_attr_names]
+    models = take_apart(pipeline if share is None else share).models
+    names = paths_of(models, pipeline)
+    roots = {"pipeline": pipeline} | dict(zip(names, models, strict=True))
+    image = store.publish(freeze_each(roots, external=store.is_ray_reference, share=share))
+    skeleton_of = {name: number for number, name in enumerate(roots)}
+    models_in_image = {name: store.ModelInImage(image, skeleton_of[name]) for name in names}
+    refs = {name.removeprefix("pipeline."): ray.put(model) for name, model in models_in_image.items()}
+    return PipelineSkeleton(image, frozenset(refs)), refs
+
+
+def load_pipeline_in_actor(
+    pipeline_skeleton: PipelineSkeleton,
+    model_refs: Mapping[str, ray.ObjectRef[Any]],
+    device: Device | None = None,
+    use_fast_load: bool = False,
+) -> Any:
+    """Load a pipeline that was prepared for actors: `load_pipeline_in_actor(**wrapper.constructor_kwargs)`.
+
+    Args:
+        pipeline_skeleton: from `constructor_kwargs`.
+        model_refs: likewise; holding them keeps the weights in the object store.
+        device: where the pipeline's tensors go; None: the CPU, sharing the node's one copy until they are written to.
+        use_fast_load: accepted for compatibility; loading is always fast.
+
+    Returns:
+        A pipeline of its own, models in eval mode.
+
+    Raises:
+        TypeError: `pipeline_skeleton` is something else.
+        ValueError: `model_refs` are not the skeleton's; or `device` is not a device.
+        RuntimeError: this process lacks the device.
+    """
+    if not isinstance(pipeline_skeleton, PipelineSkeleton):
+        raise TypeError(
+            f"Expected the pipeline_skeleton of an actor wrapper, got a {type(pipeline_skeleton).__name__}."
+        )
+    if set(model_refs) != pipeline_skeleton.model_names:
+        raise ValueError(
+            f"Expected model_refs named {sorted(pipeline_skeleton.model_names)}, as they were prepared with this "
+            f"pipeline_skeleton, got {sorted(model_refs)}."
+        )
+    return store.load(pipeline_skeleton.image, present(device)).root
+
+
+def _attribute(pipeline: Any, name: str) -> Any:
+    try:
+        return getattr(pipeline, name)
+    except AttributeError as error:
+        raise AttributeError(
+            f"model_attr_names names {name!r}, which the pipeline (a {type(pipeline).__name__}) does not have."
+        ) from error

@@ -1,0 +1,155 @@
+"""`freeze`: one walk over the whole object graph, through pickle, that takes the weights out without copying them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray import cloudpickle
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ray_zerocopy.image import paths
+from ray_zerocopy.image.arrays import ARRAYS, ArrayCollector
+from ray_zerocopy.image.blocks import BlockTable
+from ray_zerocopy.image.image import Image, Skeleton
+from ray_zerocopy.image.parametrized import reduce_parametrized
+from ray_zerocopy.image.tensors import STORAGES, StorageCollector, reduce_tensor
+
+External = Callable[[Any], bool]
+"""Says of an object whether it stays outside the image, in `Image.externals`."""
+
+
+def freeze(pipeline: Any, *, external: External | None = None, name: str = "pipeline") -> Image:
+    """Freeze a pipeline: its object graph is pickled, its bulk bytes are only pointed at.
+
+    Nothing of the pipeline changes, and no weights are copied, except those on another device, which are brought to
+    the host. Modules load in eval mode, whatever mode they are in here.
+
+    Args:
+        pipeline: any object that cloudpickle can take; modules with parametrizations are welcome too.
+        external: what is not to be walked into; those objects end up in `Image.externals`, each once.
+        name: what to call the pipeline in errors.
+
+    Raises:
+        TypeError: something in it cannot be pickled; the message gives the path to it within the pipeline.
+    """
+    return freeze_each({name: pipeline}, external=external)
+
+
+def freeze_each(
+    roots: Mapping[str, Any], *, external: External | None = None, share: Sequence[Any] | None = None
+) -> Image:
+    """Freeze several objects into one image with a skeleton for each, to be thawed one by one; they share segments.
+
+    Args:
+        roots: the objects, by what to call them in errors; the image's skeletons have their order.
+        external: as for `freeze`.
+        share: the parts of the roots whose weights are to be shared; those of the rest are copied into the image and
+            private to whoever loads it. None: all is shared.
+
+    Raises:
+        TypeError: as `freeze`.
+    """
+    shared = None
+    if share is not None:
+        parts = _Walk(external)
+        for part in share:
+            parts.skeleton(part, "pipeline")
+        shared = parts.blocks.keys()
+    walk = _Walk(external)
+    skeletons = [walk.skeleton(root, name) for name, root in roots.items()]
+    blocks, segments = walk.blocks.layout(shared)
+    return Image(tuple(skeletons), tuple(blocks), tuple(segments), tuple(walk.externals))
+
+
+class _Walk:
+    """What the walks over the roots of one image have in common."""
+
+    def __init__(self, external: External | None) -> None:
+        self.blocks = BlockTable()
+        self.storages = StorageCollector(self.blocks)
+        self.arrays = ArrayCollector(self.blocks)
+        self.is_external = external
+        self.externals: list[Any] = []
+        self._external_numbers: dict[int, int] = {}
+
+    def external(self, obj: Any) -> int:
+        number = self._external_numbers.setdefault(id(obj), len(self.externals))
+        if number == len(self.externals):
+            self.externals.append(obj)
+        return number
+
+    def skeleton(self, root: Any, name: str) -> Skeleton:
+        try:
+            return _Pickler(self).skeleton(root)
+        except Exception as error:
+            # Any exception: the reducers of the user's own classes may raise whatever they like.
+            path, cause = paths.deepest_failing(root, name, self._failure)
+            raise TypeError(
+                f"{path} cannot be pickled: {cause or error}. A pipeline must be picklable to reach other processes; "
+                "make this part anew in the worker, or leave it out in its owner's __getstate__."
+            ) from error
+
+    def _failure(self, obj: Any) -> Exception | None:
+        try:
+            _Pickler(_Walk(self.is_external)).skeleton(obj)
+        except Exception as error:
+            return error
+        return None
+
+
+class _Pickler(cloudpickle.CloudPickler):
+    """Pickles one root of an image."""
+
+    def __init__(self, walk: _Walk) -> None:
+        self._stream = io.BytesIO()
+        super().__init__(self._stream, protocol=5, buffer_callback=self._take_buffer)  # type: ignore[no-untyped-call]
+        self._walk = walk
+        self._buffers: list[int] = []
+        self._modules: list[nn.Module] = []
+
+    def skeleton(self, root: Any) -> Skeleton:
+        self.dump(root)  # type: ignore[no-untyped-call]
+        self.dump((_training(self._modules), [m for m in self._modules if isinstance(m, nn.RNNBase)]))  # type: ignore[no-untyped-call]
+        return Skeleton(self._stream.getvalue(), tuple(self._buffers))
+
+    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:
+        if isinstance(obj, STORAGES):
+            return self._walk.storages.persistent_id(obj)
+        if type(obj) in ARRAYS:
+            return self._walk.arrays.persistent_id(obj)
+        if self._walk.is_external is not None and self._walk.is_external(obj):
+            return ("external", self._walk.external(obj))
+        return None
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, nn.Module):
+            self._modules.append(obj)
+            if parametrize.is_parametrized(obj):
+                return reduce_parametrized(obj)
+        elif isinstance(obj, torch.Tensor):
+            reduced = reduce_tensor(obj)
+            if reduced is not None:
+                return reduced
+        return super().reducer_override(obj)  # type: ignore[no-untyped-call]
+
+    def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        try:
+            flat = np.frombuffer(buffer.raw(), np.uint8)
+        except (BufferError, ValueError):  # not contiguous, or empty: numpy has no view of it
+            return True
+        address = flat.__array_interface__["data"][0]
+        self._buffers.append(self._walk.blocks.add(address, flat.nbytes, buffer))
+        return False
+
+
+def _training(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """The outermost modules of those that hold anything in training mode: `eval` is called on them at thaw."""
+    inner = {id(child) for module in modules for child in module.children()}
+    outermost = [module for module in modules if id(module) not in inner]
+    return [module for module in outermost if any(part.training for part in module.modules())]

@@ -1,0 +1,85 @@
+"""Tensors as leaves of an image: their storages become blocks; torch's own reducers rebuild the tensors around them.
+
+torch reduces every tensor (tied, viewed, quantized, of a subclass) to its storages in the end, the protocol of
+`torch.save`, so that catching storages catches all of them. Two of its rebuild functions count on `torch.load` around
+them, and are replaced here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._tensor import _rebuild_from_type_v2
+from torch._utils import _rebuild_sparse_tensor, _rebuild_tensor_v3
+
+from ray_zerocopy.image.blocks import BlockTable
+
+STORAGES = (torch.UntypedStorage, torch.storage.TypedStorage)
+
+
+class StorageCollector:
+    """Gives each storage its block; a storage on another device is brought to the host, once."""
+
+    def __init__(self, blocks: BlockTable) -> None:
+        self._blocks = blocks
+        self._on_host: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    def persistent_id(self, storage: torch.UntypedStorage | torch.storage.TypedStorage) -> tuple[Any, ...]:
+        """What stands for `storage` in a skeleton: its block (None: on the meta device), bytes, and dtype if any."""
+        if isinstance(storage, torch.UntypedStorage):
+            return ("storage", *self._place(storage), None)
+        return ("storage", *self._place(storage._untyped_storage), storage.dtype)
+
+    def _place(self, storage: torch.UntypedStorage) -> tuple[int | None, int]:
+        nbytes = storage.nbytes()
+        if storage.device.type == "meta":
+            return None, nbytes
+        if storage.device.type != "cpu":
+            # The original is kept beside its copy, so that its key is not taken by another storage meanwhile.
+            storage = self._on_host.setdefault(storage._cdata, (storage, storage.cpu()))[1]
+        return self._blocks.add(storage.data_ptr(), nbytes, storage), nbytes
+
+
+def reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...] | None:
+    """A reduction (as of `object.__reduce_ex__`) of tensors whose own needs `torch.load` around it; None for others."""
+    if tensor.layout is torch.strided and tensor.dtype not in _UNTYPED:
+        return None
+    reduced = tensor.__reduce_ex__(2)
+    if reduced[0] is _rebuild_from_type_v2:  # a subclass, or a tensor with attributes of its own
+        function, cls, arguments, state = reduced[1]
+        return _rebuild_from_type_v2, (*_mended(tensor, function, arguments, cls), state)
+    function, arguments = reduced[:2]
+    function, _, arguments = _mended(tensor, function, arguments, type(tensor))
+    return function, arguments
+
+
+_Rebuild = Callable[..., torch.Tensor]
+
+_UNTYPED = torch.storage._new_dtypes() if hasattr(torch.storage, "_new_dtypes") else set()
+"""Dtypes without a storage class of their own (float8, unsigned integers, ...)."""
+
+
+def _mended(
+    tensor: torch.Tensor, function: _Rebuild, arguments: tuple[Any, ...], cls: type
+) -> tuple[_Rebuild, type, tuple[Any, ...]]:
+    if function is _rebuild_sparse_tensor:
+        return _rebuild_sparse, cls, (*arguments, tensor.requires_grad)
+    if function is _rebuild_tensor_v3:
+        # It is given an UntypedStorage to pickle and expects what `torch.load` makes of that: a TypedStorage of bytes.
+        storage = torch.storage.TypedStorage(wrap_storage=arguments[0], dtype=torch.uint8, _internal=True)
+        return function, cls, (storage, *arguments[1:])
+    return function, cls, arguments  # a Parameter, say: its data comes by on its own
+
+
+def _rebuild_sparse(layout: torch.layout, data: tuple[Any, ...], requires_grad: bool) -> torch.Tensor:
+    # torch's own also appends each tensor to a list that only `torch.load` empties
+    # (`torch._utils._sparse_tensors_to_validate`): weights loaded that way would never be let go of.
+    if layout is torch.sparse_coo:
+        indices, values, size, is_coalesced = data
+        tensor = torch.sparse_coo_tensor(indices, values, size, check_invariants=False, is_coalesced=is_coalesced)
+    else:
+        compressed, plain, values, size = data
+        tensor = torch.sparse_compressed_tensor(compressed, plain, values, size, layout=layout, check_invariants=False)
+    return tensor.requires_grad_(requires_grad)

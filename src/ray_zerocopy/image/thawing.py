@@ -1,0 +1,128 @@
+"""`thaw`: a pipeline again, its tensors and arrays lying in a private, copy-on-write window on the image's segments."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.utils.dlpack
+
+from ray_zerocopy import _engine
+from ray_zerocopy.image.arrays import array_in
+from ray_zerocopy.image.image import Bytes, Image
+
+
+class Thawed(NamedTuple):
+    """A thawed root, and the View that its weights lie in (None where nothing needed one)."""
+
+    root: Any
+    view: _engine.View | None
+
+
+def thaw(image: Image, device: torch.device | str | None = None, *, skeleton: int = 0) -> Any:
+    """Make a pipeline of an image. Each call gives an independent one: what is written to it nobody else sees.
+
+    Args:
+        image: from `freeze`, or from an object store.
+        device: where the tensors go, all of them, as with `torch.load(map_location=device)`; None: the CPU, where they
+            lie in the image's own pages until they are written to.
+        skeleton: which of the image's roots.
+
+    Returns:
+        The pipeline, modules in eval mode. Its tensors and arrays keep the image's memory alive.
+    """
+    return thaw_in_view(image, device, skeleton=skeleton).root
+
+
+def thaw_in_view(image: Image, device: torch.device | str | None = None, *, skeleton: int = 0) -> Thawed:
+    """As `thaw`, with the View, for who wants to prefault or `reset` it or to see what diverged."""
+    target = torch.device("cpu" if device is None else device)
+    memory = _Memory(image, target)
+    bones = image.skeletons[skeleton]
+    unpickler = _Unpickler(bones.pickled, [memory.buffer(block) for block in bones.buffers], memory, image.externals)
+    root = unpickler.load()
+    training, recurrent = unpickler.load()
+    for module in training:
+        module.eval()
+    if target.type != "cpu":
+        for module in recurrent:
+            module.flatten_parameters()  # cuDNN wants a recurrent module's weights in one piece
+    return Thawed(root, memory.view)
+
+
+class _Memory:
+    """The image's blocks, as host memory or as storages on the target device."""
+
+    def __init__(self, image: Image, device: torch.device) -> None:
+        self._image = image
+        self._device = device
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._on_device: dict[int, torch.Tensor] = {}
+        self.view: _engine.View | None = None
+
+    def host(self, block: int) -> Bytes:
+        """A block's bytes in the View, writable; they keep the View alive."""
+        segment, offset, nbytes = self._image.blocks[block]
+        if nbytes == 0:
+            return np.empty(0, np.uint8)
+        if self.view is None:
+            self.view = _engine.View(self._image.segments)
+        return self.view.segment(segment)[offset : offset + nbytes]
+
+    def buffer(self, block: int) -> memoryview:
+        """A block as pickle wants an out-of-band buffer."""
+        return self.host(block).data
+
+    def storage(self, block: int | None, nbytes: int) -> torch.UntypedStorage:
+        """A block as a storage on the target device, the same one each time; no block: one on the meta device."""
+        if block is None:
+            return torch.UntypedStorage(nbytes, device="meta")
+        storage = self._storages.get(block)
+        if storage is None:
+            storage = self._storages[block] = self._new_storage(block, nbytes)
+        return storage
+
+    def _new_storage(self, block: int, nbytes: int) -> torch.UntypedStorage:
+        if nbytes == 0 or self._device.type == "meta":
+            return torch.UntypedStorage(nbytes, device=self._device)
+        if self._device.type == "cpu":
+            return torch.from_numpy(self.host(block)).untyped_storage()
+        segment, offset, _ = self._image.blocks[block]
+        uploaded = self._on_device.get(segment)
+        if uploaded is None:
+            # From the image's own pages, not through the View: an upload pins what it reads, and the kernel copies
+            # private pages that are pinned.
+            uploaded = torch.from_numpy(_engine.borrow(self._image.segments[segment])).to(self._device)
+            self._on_device[segment] = uploaded
+        if offset == 0 and nbytes == uploaded.nbytes:
+            return uploaded.untyped_storage()
+        # A storage of its own that begins inside the segment: blocks that overlap go on sharing memory.
+        return torch.utils.dlpack.from_dlpack(uploaded[offset : offset + nbytes]).untyped_storage()
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, pickled: bytes, buffers: list[memoryview], memory: _Memory, externals: tuple[Any, ...]) -> None:
+        super().__init__(io.BytesIO(pickled), buffers=buffers)
+        self._memory = memory
+        self._externals = externals
+        self._arrays: dict[int, npt.NDArray[Any]] = {}
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind = pid[0]
+        if kind == "storage":
+            _, block, nbytes, dtype = pid
+            storage = self._memory.storage(block, nbytes)
+            if dtype is None:
+                return storage
+            return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+        if kind == "array":
+            number, block, *how = pid[1:]
+            array = self._arrays.get(number)
+            if array is None:
+                array = self._arrays[number] = array_in(self._memory.host(block), *how)
+            return array
+        return self._externals[pid[1]]

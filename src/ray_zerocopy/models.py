@@ -1,0 +1,49 @@
+"""The models of a pipeline: what counts as one, where they are, and the pipeline without them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ray_zerocopy import store
+from ray_zerocopy.image import Image, freeze, paths, thaw
+
+
+def is_model(obj: Any) -> bool:
+    """Whether `obj` is a unit that workers run."""
+    return isinstance(obj, nn.Module)
+
+
+class Parts(NamedTuple):
+    """A pipeline taken apart: its outermost models, and the rest of it, with a hole for each."""
+
+    models: list[Any]
+    rest: Image
+
+    def put_together(self, models: Sequence[Any]) -> Any:
+        """A copy of the pipeline with others in the places of its models, in the order of `models`."""
+        substitutes = iter(models)
+        externals = [next(substitutes) if is_model(obj) else obj for obj in self.rest.externals]
+        rest = dataclasses.replace(self.rest, externals=tuple(externals))
+        if not rest.segments:
+            return thaw(rest)
+        return store.load(store.publish(rest)).root  # bulk bytes outside models are shared rather than copied, too
+
+
+def take_apart(pipeline: Any) -> Parts:
+    """Find the outermost models of a pipeline, wherever pickle finds them: attributes, containers, closures.
+
+    Raises:
+        TypeError: the rest of the pipeline cannot be pickled; the message gives the path.
+    """
+    rest = freeze(pipeline, external=lambda obj: is_model(obj) or store.is_ray_reference(obj))
+    return Parts([obj for obj in rest.externals if is_model(obj)], rest)
+
+
+def paths_of(models: Sequence[Any], pipeline: Any) -> list[str]:
+    """Where each model is within the pipeline, beginning with `pipeline`: `pipeline.stages['a'][0]`."""
+    found = paths.find(pipeline, models, "pipeline")
+    return [found.get(id(model), f"pipeline.<model {i}>") for i, model in enumerate(models)]

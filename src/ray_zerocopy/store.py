@@ -1,0 +1,75 @@
+"""Images in Ray's object store: the only file that puts them there and gets them out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, NamedTuple
+
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from ray_zerocopy.image import Image, Thawed, thaw_in_view
+
+_log = logging.getLogger("ray_zerocopy")
+
+_SMALL = 1 << 20
+"""Bytes below which a private copy is not worth a word: small objects never reach shared memory in Ray."""
+
+
+class ModelInImage(NamedTuple):
+    """One model of a published image; it keeps the image. Small to pickle, and `ray.put` makes a reference to it."""
+
+    image: ray.ObjectRef[Image]
+    skeleton: int
+
+
+def is_ray_reference(obj: Any) -> bool:
+    """Whether Ray must pickle `obj` itself, as part of one of its own objects, to count who holds it."""
+    return isinstance(obj, (ray.ObjectRef, ActorHandle))
+
+
+def publish(image: Image) -> ray.ObjectRef[Image]:
+    """Put an image into the node's object store, as one object; Ray copies each segment there, once.
+
+    The image stays there until the last reference to it, and the last pipeline loaded from it, are gone.
+    """
+    return ray.put(image)
+
+
+def fetch(source: ray.ObjectRef[Any] | ModelInImage) -> tuple[Image, int]:
+    """Get a published image and the number of the skeleton meant: 0, or that of the `ModelInImage` that `source` is.
+
+    No weights are copied where this node's store has them; they are brought to it, once, where it has not.
+
+    Raises:
+        TypeError: the reference leads to something else.
+    """
+    value: Any = source if isinstance(source, ModelInImage) else ray.get(source)
+    skeleton = 0
+    if isinstance(value, ModelInImage):
+        value, skeleton = ray.get(value.image), value.skeleton
+    if not isinstance(value, Image):
+        raise TypeError(f"Expected a reference to what ray_zerocopy published, got one to a {type(value).__name__}.")
+    return value, skeleton
+
+
+def load(source: ray.ObjectRef[Any] | ModelInImage, device: torch.device | str | None = None) -> Thawed:
+    """Fetch and thaw; where the weights could not be shared, say so once in this process, and why."""
+    image, skeleton = fetch(source)
+    thawed = thaw_in_view(image, device, skeleton=skeleton)
+    if thawed.view is not None:
+        unshared = sum(len(segment) for segment in image.segments if isinstance(segment, bytes))
+        if thawed.view.copied_bytes - unshared > _SMALL:
+            _say_unshared(thawed.view.private_copy_reason)
+    return thawed
+
+
+_unshared_said = threading.Event()
+
+
+def _say_unshared(reason: str | None) -> None:
+    if not _unshared_said.is_set():
+        _unshared_said.set()
+        _log.warning("Weights are a private copy in this process, not shared with others on this node: %s.", reason)

@@ -1,0 +1,98 @@
+"""Models run by Ray tasks: the stand-in for a model, and the task that a worker runs for it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import ray
+import torch
+
+from ray_zerocopy import store
+
+
+class _Mode(NamedTuple):
+    """What of the caller's torch state decides a model's results, and so goes with the call."""
+
+    grad: bool
+    inference: bool
+    autocast: torch.dtype | None
+
+    @classmethod
+    def current(cls) -> _Mode:
+        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        return cls(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        with torch.inference_mode(self.inference), torch.set_grad_enabled(self.grad):
+            if self.autocast is None:
+                yield
+            else:
+                with torch.autocast("cpu", dtype=self.autocast):
+                    yield
+
+
+class _Call(NamedTuple):
+    model: store.ModelInImage
+    method: str
+    mode: _Mode
+    keywords: tuple[str, ...]
+
+
+@ray.remote
+def _run(call: _Call, *values: Any) -> Any:
+    """Run one method of a model; the last `values` are those of the keyword arguments.
+
+    The values are arguments of the task itself, so that Ray resolves references among them, as in any task.
+    """
+    split = len(values) - len(call.keywords)
+    model = store.load(call.model).root
+    with call.mode.entered():
+        return getattr(model, call.method)(*values[:split], **dict(zip(call.keywords, values[split:], strict=True)))
+
+
+class StandIn:
+    """Stands where a model stood: its remote methods run as Ray tasks, each on a model as fresh as just loaded.
+
+    What else is asked of it, a copy of the model in this process answers, which is loaded when it is first needed and
+    shares the node's weights. Picklable; it works inside tasks and actors. Usable from several threads.
+    """
+
+    def __init__(self, model: store.ModelInImage, methods: Collection[str], description: str) -> None:
+        self._model = model
+        self._methods = frozenset(methods)
+        self._description = description
+        self._local: Any = None
+        self._loading = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model, in a Ray task; references among the arguments are resolved first, as in any task."""
+        return self._invoke("__call__", *args, **kwargs)
+
+    def eval(self) -> StandIn:
+        """The model is in eval mode already, so it stays in its place."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_methods" not in self.__dict__:
+            raise AttributeError(name)
+        if name in self._methods:
+            return functools.partial(self._invoke, name)
+        with self._loading:
+            if self._local is None:
+                self._local = store.load(self._model).root
+        return getattr(self._local, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StandIn, (self._model, self._methods, self._description)
+
+    def __repr__(self) -> str:
+        return f"<{self._description}, run by Ray tasks>"
+
+    def _invoke(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        call = _Call(self._model, method, _Mode.current(), tuple(kwargs))
+        return ray.get(_run.remote(call, *args, *kwargs.values()))
