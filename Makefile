@@ -28,14 +28,15 @@ setup: $(VENV)/.ready ## the virtual environment with pinned dependencies and th
 
 # torch goes in before anything that depends on it, so that the pinned build is the one that is found.
 $(VENV)/.tools: constraints.txt
-	@echo "Setting up $(VENV) (once; some minutes) ..."
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing (Debian: apt-get install python3-venv)"; exit 1; }
-	$(PIP) $(shell grep ^torch== constraints.txt) scikit-build-core nanobind cmake ninja
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	@echo "Setting up .venv, once, in some minutes: torch and the build tools ..."
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing (Debian: apt-get install python3-venv)"; exit 1; }
+	@$(PIP) $(shell grep ^torch== constraints.txt) scikit-build-core nanobind cmake ninja
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.tools pyproject.toml
-	$(PIP) --no-build-isolation -e '.[demo,test,lint]'
+	@echo "... and Ray, the other packages and the extension"
+	@$(PIP) --no-build-isolation -e '.[demo,test,lint]'
 	@touch $@
 
 .PHONY: googletest
@@ -46,7 +47,7 @@ googletest:
 
 .PHONY: demo
 demo: setup ## the main job on real input: four Ray actors embed Python's documentation and search it
-	python examples/semantic_search.py
+	@python examples/semantic_search.py
 
 .PHONY: test
 test: test-cpp test-python ## the C++ tests and the Python tests
@@ -82,9 +83,9 @@ CPP_SOURCES = $(shell find engine -name '*.cpp' -o -name '*.h')
 
 .PHONY: lint
 lint: setup googletest ## clang-format, clang-tidy, ruff, and mypy (strict) on the package
-	cmake --preset debug
+	cmake --preset lint
 	clang-format --dry-run -Werror $(CPP_SOURCES)
-	printf '%s\n' $(filter %.cpp,$(CPP_SOURCES)) | xargs -n 1 -P $(JOBS) clang-tidy --quiet -p build/debug
+	printf '%s\n' $(filter %.cpp,$(CPP_SOURCES)) | xargs -n 1 -P $(JOBS) clang-tidy --quiet -p build/lint
 	ruff check .
 	ruff format --check .
 	python -c 'import ray_zerocopy'  # which rebuilds the extension, and with it the stub, if C++ changed
