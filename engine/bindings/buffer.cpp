@@ -10,8 +10,8 @@ Buffer::Buffer(nb::handle exporter) {
   }
 }
 
-// A Py_buffer may be copied bit by bit as long as only one copy is released (its shape and strides, which may point into
-// itself, are not asked for).
+// A Py_buffer may be copied bit by bit as long as only one copy is released (its shape and strides, which may point
+// into itself, are not asked for).
 Buffer::Buffer(Buffer&& other) noexcept : buffer_(other.buffer_) { other.buffer_ = {}; }
 
 Buffer::~Buffer() {

@@ -8,8 +8,8 @@
 
 namespace zerocopy::python {
 
-// Holds a Py_buffer: the exporter (bytes, numpy array, memoryview, ...) keeps its memory where it is for as long as this
-// lives, and is itself kept alive. Taken with the GIL held; may be dropped in any thread, with or without the GIL.
+// Holds a Py_buffer: the exporter (bytes, numpy array, memoryview, ...) keeps its memory where it is for as long as
+// this lives, and is itself kept alive. Taken with the GIL held; may be dropped in any thread, with or without the GIL.
 class Buffer {
  public:
   // Any C-contiguous exporter, read-only ones too. Throws nanobind::python_error (TypeError for an object that exports

@@ -26,7 +26,8 @@ namespace {
 
 using Bytes = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>, nb::c_contig>;
 
-// Bad arguments are a ValueError (an index: IndexError); what the operating system refused is an OSError with its errno.
+// Bad arguments are a ValueError (an index: IndexError); what the operating system refused is an OSError with its
+// errno.
 void raise(const Error& error) {
   switch (error.code()) {
     case Error::Code::no_such_segment:
@@ -47,8 +48,8 @@ void raise(const Error& error) {
   PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.system_error(), error.what()).ptr());
 }
 
-// A View whose source is Python's. Ownership: the View holds the buffers of all segments; they are given back, under the
-// GIL, when it goes. An array made from a segment holds the Python object that this is, and so the View: neither
+// A View whose source is Python's. Ownership: the View holds the buffers of all segments; they are given back, under
+// the GIL, when it goes. An array made from a segment holds the Python object that this is, and so the View: neither
 // buffers nor mappings go before the last array.
 class PythonView {
  public:
@@ -87,9 +88,7 @@ class PythonView {
 };
 
 // The array holds `owner`, and so what keeps the bytes in place.
-Bytes as_array(std::span<std::byte> bytes, nb::handle owner) {
-  return Bytes(bytes.data(), {bytes.size()}, owner);
-}
+Bytes as_array(std::span<std::byte> bytes, nb::handle owner) { return Bytes(bytes.data(), {bytes.size()}, owner); }
 
 Bytes segment(nb::handle_t<PythonView> self, std::size_t index) {
   return as_array(nb::cast<PythonView&>(self).view().segment(index), self);
@@ -99,13 +98,15 @@ Bytes segment(nb::handle_t<PythonView> self, std::size_t index) {
 Bytes borrow(nb::handle exporter) {
   auto buffer = std::make_unique<Buffer>(exporter);
   const std::span<const std::byte> bytes = buffer->bytes();
-  const nb::capsule owner(buffer.get(), [](void* held) noexcept { std::unique_ptr<Buffer>(static_cast<Buffer*>(held)); });
+  const nb::capsule owner(buffer.get(),
+                          [](void* held) noexcept { std::unique_ptr<Buffer>(static_cast<Buffer*>(held)); });
   static_cast<void>(buffer.release());
   return as_array({const_cast<std::byte*>(bytes.data()), bytes.size()}, owner);
 }
 
 NB_MODULE(_engine, module) {
-  module.doc() = "Private, writable windows on bytes that processes share. See engine/include/zerocopy for the contracts.";
+  module.doc() =
+      "Private, writable windows on bytes that processes share. See engine/include/zerocopy for the contracts.";
 
   nb::register_exception_translator([](const std::exception_ptr& thrown, void* /*payload*/) {
     try {
@@ -115,10 +116,11 @@ NB_MODULE(_engine, module) {
     }
   });
 
-  nb::class_<PythonView>(module, "View", nb::is_final(),
-                         "A private, writable window on bytes that other processes may share.\n\n"
-                         "Reads go to the shared pages; the first write to a page gives this process a page of its own, "
-                         "by the kernel. Nobody else ever sees a write. All members may be used from any thread.")
+  nb::class_<PythonView>(
+      module, "View", nb::is_final(),
+      "A private, writable window on bytes that other processes may share.\n\n"
+      "Reads go to the shared pages; the first write to a page gives this process a page of its own, "
+      "by the kernel. Nobody else ever sees a write. All members may be used from any thread.")
       .def(nb::init<nb::iterable>(), "segments"_a,
            nb::sig("def __init__(self, segments: collections.abc.Iterable[typing_extensions.Buffer]) -> None"),
            "Opens a window on each segment.\n\n"
@@ -136,11 +138,14 @@ NB_MODULE(_engine, module) {
            "The View's bytes for a segment: shape (bytes,), writable. The array keeps the View alive.\n\n"
            "Raises:\n"
            "    IndexError: there is no such segment.")
-      .def("__len__", [](const PythonView& self) { return self.view().size(); }, "The number of segments.")
-      .def_prop_ro("nbytes", [](const PythonView& self) { return self.view().nbytes(); },
-                   "The lengths of all segments together, in bytes.")
-      .def_prop_ro("copied_bytes", [](const PythonView& self) { return self.view().copied_bytes(); },
-                   "How many of nbytes are private copies.")
+      .def(
+          "__len__", [](const PythonView& self) { return self.view().size(); }, "The number of segments.")
+      .def_prop_ro(
+          "nbytes", [](const PythonView& self) { return self.view().nbytes(); },
+          "The lengths of all segments together, in bytes.")
+      .def_prop_ro(
+          "copied_bytes", [](const PythonView& self) { return self.view().copied_bytes(); },
+          "How many of nbytes are private copies.")
       .def_prop_ro(
           "private_copy_reason",
           [](const PythonView& self) -> std::optional<std::string> {
@@ -148,36 +153,41 @@ NB_MODULE(_engine, module) {
             return reason.empty() ? std::nullopt : std::optional(reason);
           },
           "Why not all segments are shared: one sentence, about one that isn't. None when all are.")
-      .def("prefault", [](const PythonView& self, unsigned threads) { self.view().prefault(threads); },
-           "threads"_a = 1, nb::call_guard<nb::gil_scoped_release>(),
-           "Starts to take the page faults of all mapped pages in background threads, and returns.\n\n"
-           "Does nothing while that is still going on. The threads end with the View.\n\n"
-           "Args:\n"
-           "    threads: 1 to 64.\n\n"
-           "Raises:\n"
-           "    ValueError: another number of threads.\n"
-           "    OSError: no thread could be started.")
-      .def("wait_prefault", [](const PythonView& self) { self.view().wait_prefault(); },
-           nb::call_guard<nb::gil_scoped_release>(), "Returns when no prefault is under way.")
-      .def("diverged_bytes", [](const PythonView& self) { return self.view().diverged_bytes(); },
-           nb::call_guard<nb::gil_scoped_release>(),
-           "Bytes of the pages that this process has made its own in the mapped segments, by writing to them.\n\n"
-           "Private copies count nothing here (see copied_bytes).\n\n"
-           "Raises:\n"
-           "    OSError: the kernel does not tell.")
-      .def("reset", [](const PythonView& self) { self.view().reset(); }, nb::call_guard<nb::gil_scoped_release>(),
-           "Back to the shared content; what was written is lost, and all arrays stay good.\n\n"
-           "Raises:\n"
-           "    OSError: the kernel refused.");
+      .def(
+          "prefault", [](const PythonView& self, unsigned threads) { self.view().prefault(threads); }, "threads"_a = 1,
+          nb::call_guard<nb::gil_scoped_release>(),
+          "Starts to take the page faults of all mapped pages in background threads, and returns.\n\n"
+          "Does nothing while that is still going on. The threads end with the View.\n\n"
+          "Args:\n"
+          "    threads: 1 to 64.\n\n"
+          "Raises:\n"
+          "    ValueError: another number of threads.\n"
+          "    OSError: no thread could be started.")
+      .def(
+          "wait_prefault", [](const PythonView& self) { self.view().wait_prefault(); },
+          nb::call_guard<nb::gil_scoped_release>(), "Returns when no prefault is under way.")
+      .def(
+          "diverged_bytes", [](const PythonView& self) { return self.view().diverged_bytes(); },
+          nb::call_guard<nb::gil_scoped_release>(),
+          "Bytes of the pages that this process has made its own in the mapped segments, by writing to them.\n\n"
+          "Private copies count nothing here (see copied_bytes).\n\n"
+          "Raises:\n"
+          "    OSError: the kernel does not tell.")
+      .def(
+          "reset", [](const PythonView& self) { self.view().reset(); }, nb::call_guard<nb::gil_scoped_release>(),
+          "Back to the shared content; what was written is lost, and all arrays stay good.\n\n"
+          "Raises:\n"
+          "    OSError: the kernel refused.");
 
-  module.def("borrow", &borrow, "buffer"_a,
-             nb::sig("def borrow(buffer: typing_extensions.Buffer) -> numpy.typing.NDArray[numpy.uint8]"),
-             "An array over the caller's own bytes: shape (bytes,), nothing copied. The array keeps the buffer.\n\n"
-             "It is flagged writable, so that torch takes it without a warning, but is for reading only: the bytes may\n"
-             "be everybody's, or read-only to the kernel.\n\n"
-             "Raises:\n"
-             "    TypeError: the object has no buffer protocol.\n"
-             "    BufferError, ValueError: it is not contiguous.");
+  module.def(
+      "borrow", &borrow, "buffer"_a,
+      nb::sig("def borrow(buffer: typing_extensions.Buffer) -> numpy.typing.NDArray[numpy.uint8]"),
+      "An array over the caller's own bytes: shape (bytes,), nothing copied. The array keeps the buffer.\n\n"
+      "It is flagged writable, so that torch takes it without a warning, but is for reading only: the bytes may\n"
+      "be everybody's, or read-only to the kernel.\n\n"
+      "Raises:\n"
+      "    TypeError: the object has no buffer protocol.\n"
+      "    BufferError, ValueError: it is not contiguous.");
 }
 
 }  // namespace

@@ -20,8 +20,8 @@ constexpr Entry kSwapped = Entry{1} << 62U;
 constexpr Entry kPresent = Entry{1} << 63U;
 
 [[noreturn]] void fail(int error) {
-  throw Error(Error::Code::system_call,
-              "/proc/self/pagemap cannot be read: " + std::generic_category().message(error), error);
+  throw Error(Error::Code::system_call, "/proc/self/pagemap cannot be read: " + std::generic_category().message(error),
+              error);
 }
 
 }  // namespace
@@ -60,9 +60,9 @@ std::uint64_t Pagemap::read_entries(std::uintptr_t begin, std::uintptr_t end) co
     if (!read.ok() || count == 0) {
       fail(read.ok() ? EIO : read.error);
     }
-    own_pages += static_cast<std::uint64_t>(std::ranges::count_if(
-        std::span(entries).first(count),
-        [](Entry entry) { return (entry & (kPresent | kSwapped)) != 0 && (entry & kFilePage) == 0; }));
+    own_pages += static_cast<std::uint64_t>(std::ranges::count_if(std::span(entries).first(count), [](Entry entry) {
+      return (entry & (kPresent | kSwapped)) != 0 && (entry & kFilePage) == 0;
+    }));
     page += count;
   }
   return own_pages * page_size;

@@ -22,7 +22,8 @@ std::string in_hex(std::uintptr_t address) {
 
 void check(std::span<const std::byte> segment, std::size_t index, std::size_t page_size) {
   const std::uintptr_t begin = address_of(segment.data());
-  if (begin == 0 || segment.size() > std::numeric_limits<std::uintptr_t>::max() - page_size - begin) {
+  const std::uintptr_t last = std::numeric_limits<std::uintptr_t>::max() - page_size;
+  if (begin == 0 || begin > last || segment.size() > last - begin) {
     throw Error(Error::Code::bad_segment, "segment " + std::to_string(index) + " cannot have " +
                                               std::to_string(segment.size()) + " bytes at " + in_hex(begin));
   }
@@ -54,8 +55,7 @@ class Files {
       const Found& found = this->found(mapping->file);
       FilePart part{found.file, mapping->offset + (at - mapping->begin), end - at};
       if (part.offset + part.length > found.mappable_bytes) {
-        throw Error(Error::Code::unmapped_segment,
-                    "the file mapped at " + in_hex(at) + " ends before " + in_hex(end));
+        throw Error(Error::Code::unmapped_segment, "the file mapped at " + in_hex(at) + " ends before " + in_hex(end));
       }
       append(parts, std::move(part));
       at = end;

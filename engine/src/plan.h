@@ -27,8 +27,8 @@ struct Plan {
   std::string reason;               // ... why not, for one of them; empty when all can.
 };
 
-// Finds out what lies under the segments. Empty ones are in neither list. Maps nothing and reads no byte of them. May be
-// called from any thread. Throws Error: bad_segment, unmapped_segment.
+// Finds out what lies under the segments. Empty ones are in neither list. Maps nothing and reads no byte of them. May
+// be called from any thread. Throws Error: bad_segment, unmapped_segment.
 Plan make_plan(std::span<const std::span<const std::byte>> segments, System& system);
 
 }  // namespace zerocopy

@@ -40,8 +40,8 @@ Prefault::~Prefault() {
 
 void Prefault::start(unsigned threads) {
   if (threads == 0 || threads > max_threads) {
-    throw Error(Error::Code::bad_thread_count, "prefault takes 1 to " + std::to_string(max_threads) +
-                                                   " threads, not " + std::to_string(threads));
+    throw Error(Error::Code::bad_thread_count,
+                "prefault takes 1 to " + std::to_string(max_threads) + " threads, not " + std::to_string(threads));
   }
   if (chunks_.empty()) {
     return;
@@ -55,7 +55,8 @@ void Prefault::start(unsigned threads) {
   clear_threads(state);
 
   next_chunk_.store(0, std::memory_order_relaxed);
-  at_work_.store(1, std::memory_order_relaxed);  // This thread, so that the others cannot finish before all are started.
+  at_work_.store(1,
+                 std::memory_order_relaxed);  // This thread, so that the others cannot finish before all are started.
   int error = 0;
   std::size_t started = 0;
   while (started < std::min<std::size_t>(threads, chunks_.size()) && error == 0) {

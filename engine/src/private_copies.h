@@ -9,9 +9,9 @@
 
 namespace zerocopy {
 
-// Owns a copy of each of some spans, 64-byte aligned. Spans that overlap are copied as one, so that their copies overlap
-// in the same way (the copy of the first byte of all is the aligned one then). The sources must stay readable for as long
-// as copy_again() is called. All members but that may be called from any thread.
+// Owns a copy of each of some spans, 64-byte aligned. Spans that overlap are copied as one, so that their copies
+// overlap in the same way (the copy of the first byte of all is the aligned one then). The sources must stay readable
+// for as long as copy_again() is called. All members but that may be called from any thread.
 class PrivateCopies {
  public:
   // `sources` has no empty span. Throws std::bad_alloc.

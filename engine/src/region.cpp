@@ -12,10 +12,10 @@ namespace {
 
 std::byte* mapped(const Result<std::byte*>& result, std::size_t length) {
   if (!result.ok()) {
-    throw Error(Error::Code::system_call,
-                std::to_string(length) + " bytes cannot be mapped privately: " +
-                    std::generic_category().message(result.error),
-                result.error);
+    throw Error(
+        Error::Code::system_call,
+        std::to_string(length) + " bytes cannot be mapped privately: " + std::generic_category().message(result.error),
+        result.error);
   }
   return result.value;
 }

@@ -75,6 +75,9 @@ constexpr std::uint64_t kMappingReadable = 1U << 0U;
 constexpr std::uint64_t kMappingShared = 1U << 3U;
 constexpr unsigned long kMappingQuery = _IOWR('f', 17, MappingQuery);
 
+using Statx = struct statx;  // The functions have the same names.
+using Statfs = struct statfs;
+
 // The result of a call that returns -1 for failure, made again for as long as a signal interrupts it.
 template <typename Call>
 auto uninterrupted(Call call) {
@@ -120,11 +123,19 @@ int for_each_number(const std::string& path, Entry entry) {
   }
 }
 
-FileId file_id(const struct statx& found) {
-  return {found.stx_dev_major, found.stx_dev_minor, found.stx_ino};
-}
+FileId file_id(const Statx& found) { return {found.stx_dev_major, found.stx_dev_minor, found.stx_ino}; }
 
 std::string in_proc(int process, const char* entry) { return "/proc/" + std::to_string(process) + "/" + entry; }
+
+// A thread of the application may be writing to the byte that is read here. Its value is not used; but for the race
+// detector a race is a race.
+__attribute__((no_sanitize("thread"))) void read_a_byte_of_each_page(std::span<const std::byte> range,
+                                                                     std::size_t page_size) {
+  const volatile std::byte* const bytes = range.data();
+  for (std::size_t at = 0; at < range.size(); at += page_size) {
+    static_cast<void>(bytes[at]);
+  }
+}
 
 class LinuxSystem final : public System {
  public:
@@ -147,17 +158,7 @@ class LinuxSystem final : public System {
     return error_of(uninterrupted([&] { return advise(range, kMadvisePopulateRead); }));
   }
 
-  // A thread of the application may be writing to the byte that is read here. Its value is not used; but for the race
-  // detector a race is a race.
-#if defined(__has_attribute) && __has_attribute(no_sanitize)
-  __attribute__((no_sanitize("thread")))
-#endif
-  void touch(std::span<const std::byte> range) override {
-    const volatile std::byte* bytes = range.data();
-    for (std::size_t at = 0; at < range.size(); at += page_size_) {
-      static_cast<void>(bytes[at]);
-    }
-  }
+  void touch(std::span<const std::byte> range) override { read_a_byte_of_each_page(range, page_size_); }
 
   int discard(std::span<std::byte> range) override { return error_of(advise(range, MADV_DONTNEED)); }
 
@@ -202,8 +203,8 @@ class LinuxSystem final : public System {
   Result<FileDescriptor> open(const std::string& path) override { return open_in(AT_FDCWD, path.c_str()); }
 
   Result<FileStatus> status(int descriptor) override {
-    struct statx found {};
-    struct statfs file_system {};
+    Statx found{};
+    Statfs file_system{};
     if (uninterrupted([&] { return ::statx(descriptor, "", AT_EMPTY_PATH, STATX_INO | STATX_SIZE, &found); }) == -1 ||
         uninterrupted([&] { return ::fstatfs(descriptor, &file_system); }) == -1) {
       return {{}, errno};
@@ -250,7 +251,7 @@ class LinuxSystem final : public System {
     std::vector<int> found;
     const uid_t user = ::geteuid();
     const int error = for_each_number("/proc", [&](int directory, const char* name) {
-      struct statx process {};
+      Statx process{};
       if (::statx(directory, name, 0, STATX_UID, &process) == 0 && process.stx_uid == user) {
         found.push_back(*as_number(name));
       }
@@ -270,7 +271,7 @@ class LinuxSystem final : public System {
   Result<FileDescriptor> open_held_file(int process, const FileId& file) override {
     Result<FileDescriptor> result{{}, ENOENT};
     const int error = for_each_number(in_proc(process, "fd"), [&](int directory, const char* name) {
-      struct statx held {};
+      Statx held{};
       // AT_STATX_DONT_SYNC: some of its files may be on a server that takes long to answer.
       if (::statx(directory, name, AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &held) == -1 || file_id(held) != file) {
         return false;
@@ -309,7 +310,8 @@ class LinuxSystem final : public System {
   static int error_of(int result) { return result == -1 ? errno : 0; }
 
   static Result<std::byte*> mapped(void* address) {
-    if (address == MAP_FAILED) {  // NOLINT(cppcoreguidelines-pro-type-cstyle-cast,performance-no-int-to-ptr): the macro's
+    if (address ==
+        MAP_FAILED) {  // NOLINT(cppcoreguidelines-pro-type-cstyle-cast,performance-no-int-to-ptr): the macro's
       return {nullptr, errno};
     }
     return {static_cast<std::byte*>(address)};

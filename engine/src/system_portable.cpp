@@ -36,7 +36,7 @@ class PortableSystem final : public System {
   Result<std::string> process_name(int /*process*/) override { return {{}, ENOTSUP}; }
   Result<FileDescriptor> open_held_file(int /*process*/, const FileId& /*file*/) override { return {{}, ENOTSUP}; }
   void block_signals() noexcept override {}
-  void at_fork(void (*/*before*/)(), void (*/*after*/)()) override {}
+  void at_fork(void (* /*before*/)(), void (* /*after*/)()) override {}
 };
 
 }  // namespace

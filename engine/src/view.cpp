@@ -51,10 +51,10 @@ class View::Impl {
   void reset() {
     for (const Region& region : regions_) {
       if (const int error = system_->discard(region.bytes()); error != 0) {
-        throw Error(Error::Code::system_call,
-                    std::to_string(region.bytes().size()) +
-                        " bytes cannot be reset: " + std::generic_category().message(error),
-                    error);
+        throw Error(
+            Error::Code::system_call,
+            std::to_string(region.bytes().size()) + " bytes cannot be reset: " + std::generic_category().message(error),
+            error);
       }
     }
     if (copies_) {

@@ -11,13 +11,13 @@ namespace zerocopy {
 
 class System;
 
-// A read-only descriptor on a file that this process has mapped, though it may have closed its descriptor and the file may
-// have no name any more. It is found where the file is still held open: in this process, else in its parent (a Ray
-// worker's parent is its raylet, which holds the store's files), else in another process of the same user named `raylet`.
-// The descriptor is a new one, never the finder's own, and nothing is ever opened for writing.
+// A read-only descriptor on a file that this process has mapped, though it may have closed its descriptor and the file
+// may have no name any more. It is found where the file is still held open: in this process, else in its parent (a Ray
+// worker's parent is its raylet, which holds the store's files), else in another process of the same user named
+// `raylet`. The descriptor is a new one, never the finder's own, and nothing is ever opened for writing.
 //
-// Opened once per file and shared: while somebody holds the result of find(), every find() of the same file gives the same
-// object. May be used from any thread, and in a child after fork.
+// Opened once per file and shared: while somebody holds the result of find(), every find() of the same file gives the
+// same object. May be used from any thread, and in a child after fork.
 class BackingFile {
  public:
   // Throws Error: not_held_open when no process has it (or none that may be asked); not_mappable when it has been found

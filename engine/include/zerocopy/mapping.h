@@ -39,16 +39,16 @@ struct Mapping {
 std::vector<Mapping> parse_maps(std::string_view text);
 
 // Answers which mapping holds an address. The kernel is asked address by address where it can be (PROCMAP_QUERY, Linux
-// 6.11: microseconds), else /proc/self/maps is read once, at the first question. So answers are as of the first question
-// about their mapping: make a new object for a new piece of work.
+// 6.11: microseconds), else /proc/self/maps is read once, at the first question. So answers are as of the first
+// question about their mapping: make a new object for a new piece of work.
 //
 // For one thread at a time. `system` must outlive it.
 class Mappings {
  public:
   explicit Mappings(System& system);
 
-  // The mapping that holds `address`; none when nothing is mapped there. Throws Error: malformed_maps, or system_call when
-  // /proc/self/maps cannot be read (always so where the operating system is not Linux).
+  // The mapping that holds `address`; none when nothing is mapped there. Throws Error: malformed_maps, or system_call
+  // when /proc/self/maps cannot be read (always so where the operating system is not Linux).
   std::optional<Mapping> find(std::uintptr_t address);
 
  private:

@@ -18,8 +18,9 @@ class Pagemap {
   explicit Pagemap(System& system);
 
   // Bytes of the pages in `range` (rounded out to whole pages) that are this process's own: written to since they were
-  // mapped or last discarded, in memory or in swap. Pages never touched, or only read, count nothing. Asks by PAGEMAP_SCAN
-  // (Linux 6.7) and where the kernel lacks it by reading an entry of 8 bytes a page. Throws Error::Code::system_call.
+  // mapped or last discarded, in memory or in swap. Pages never touched, or only read, count nothing. Asks by
+  // PAGEMAP_SCAN (Linux 6.7) and where the kernel lacks it by reading an entry of 8 bytes a page. Throws
+  // Error::Code::system_call.
   [[nodiscard]] std::uint64_t own_bytes(std::span<const std::byte> range);
 
  private:

@@ -93,8 +93,8 @@ class System {
   // A process's name as the kernel has it (/proc/PID/comm), without the line's end.
   virtual Result<std::string> process_name(int process) = 0;
 
-  // A new descriptor on a regular file that `process` holds open (/proc/PID/fd). ENOENT: it holds none; ENODEV: the file
-  // is not a regular one, and was not touched.
+  // A new descriptor on a regular file that `process` holds open (/proc/PID/fd). ENOENT: it holds none; ENODEV: the
+  // file is not a regular one, and was not touched.
   virtual Result<FileDescriptor> open_held_file(int process, const FileId& file) = 0;
 
   // The calling thread takes no signals from now on: they are for threads that the application knows of.

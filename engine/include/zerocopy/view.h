@@ -12,25 +12,24 @@
 namespace zerocopy {
 
 // A private, writable window on one or more spans of bytes (segments) that other processes may share: reads go to the
-// shared pages, and the first write to a page gives this process a page of its own (copy on write, by the kernel). Nobody
-// else ever sees a write: not the source, not another View of the same bytes, not a parent or child after fork.
+// shared pages, and the first write to a page gives this process a page of its own (copy on write, by the kernel).
+// Nobody else ever sees a write: not the source, not another View of the same bytes, not a parent or child after fork.
 //
 // A segment that lies in MAP_SHARED mappings of files is mapped, if its files can be found (BackingFile): its address
-// within a page, and so its alignment, is the source's. Segments whose pages touch or overlap are mapped in one piece and
-// keep their distance, so segments that overlap in the source do so here. A segment across several mappings or files is
-// one contiguous span here as well. Every other segment is a private copy, 64-byte aligned, and private_copy_reason() says
-// why; segments that overlap are copied as one.
+// within a page, and so its alignment, is the source's. Segments whose pages touch or overlap are mapped in one piece
+// and keep their distance, so segments that overlap in the source do so here. A segment across several mappings or
+// files is one contiguous span here as well. Every other segment is a private copy, 64-byte aligned, and
+// private_copy_reason() says why; segments that overlap are copied as one.
 //
-// Ownership: the View keeps `source` until it goes, which must keep the segments' bytes readable and unchanged; it owns its
-// mappings and copies and frees each exactly once. After construction the mapped segments need the source's mapping no
-// more (its owner may unmap it), but pages that nobody has written still have the file's content: whoever may write to the
-// file must be kept from it by `source`. `system` must outlive the View.
+// Ownership: the View keeps `source` until it goes, which must keep the segments' bytes readable and unchanged; it owns
+// its mappings and copies and frees each exactly once. After construction the mapped segments need the source's mapping
+// no more (its owner may unmap it), but pages that nobody has written still have the file's content: whoever may write
+// to the file must be kept from it by `source`. `system` must outlive the View.
 //
 // Threads: all members but moves, assignment and destruction may be called from any thread at any time, with one
-// limit that is the caller's: the bytes are plain memory, so a write to a byte while another thread reads or writes it, or
-// resets the View, is a race, and has either outcome. A moved-from View may only be
-// assigned to or destroyed. After fork the child's View is
-// its own: parent and child may each use and drop theirs.
+// limit that is the caller's: the bytes are plain memory, so a write to a byte while another thread reads or writes it,
+// or resets the View, is a race, and has either outcome. A moved-from View may only be assigned to or destroyed. After
+// fork the child's View is its own: parent and child may each use and drop theirs.
 class View {
  public:
   // Throws Error: bad_segment, unmapped_segment; std::bad_alloc when a private copy has no room. Empty segments are
@@ -69,8 +68,8 @@ class View {
   // Private copies count nothing here (see copied_bytes). Throws Error::Code::system_call where the kernel won't tell.
   [[nodiscard]] std::uint64_t diverged_bytes() const;
 
-  // Back to the shared content: this process's own pages are dropped without mapping anything anew, so that all addresses
-  // stay good; private copies are copied again from the source. Throws Error::Code::system_call.
+  // Back to the shared content: this process's own pages are dropped without mapping anything anew, so that all
+  // addresses stay good; private copies are copied again from the source. Throws Error::Code::system_call.
   void reset();
 
  private:

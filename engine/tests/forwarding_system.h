@@ -1,0 +1,60 @@
+// The operating system, with a place to make it fail.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "zerocopy/system.h"
+
+namespace zerocopy::testing {
+
+// Passes every call on. Tests override those that are to fail or to be watched.
+class ForwardingSystem : public System {
+ public:
+  [[nodiscard]] std::size_t page_size() const noexcept override { return real().page_size(); }
+  Result<std::byte*> reserve(std::size_t length) override { return real().reserve(length); }
+  Result<std::byte*> map_private(int descriptor, std::uint64_t offset, std::size_t length,
+                                 std::byte* address) override {
+    return real().map_private(descriptor, offset, length, address);
+  }
+  int unmap(std::span<std::byte> range) override { return real().unmap(range); }
+  int populate(std::span<const std::byte> range) override { return real().populate(range); }
+  void touch(std::span<const std::byte> range) override { real().touch(range); }
+  int discard(std::span<std::byte> range) override { return real().discard(range); }
+  Result<Mapping> query_mapping(int maps, std::uintptr_t address) override {
+    return real().query_mapping(maps, address);
+  }
+  Result<PageScan> scan_own_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) override {
+    return real().scan_own_pages(pagemap, begin, end);
+  }
+  Result<FileDescriptor> open(const std::string& path) override { return real().open(path); }
+  Result<FileStatus> status(int descriptor) override { return real().status(descriptor); }
+  Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) override {
+    return real().read_at(descriptor, into, offset);
+  }
+  Result<std::string> read_file(const std::string& path) override { return real().read_file(path); }
+  [[nodiscard]] int process_id() const noexcept override { return real().process_id(); }
+  [[nodiscard]] int parent_process_id() const noexcept override { return real().parent_process_id(); }
+  Result<std::vector<int>> processes() override { return real().processes(); }
+  Result<std::string> process_name(int process) override { return real().process_name(process); }
+  Result<FileDescriptor> open_held_file(int process, const FileId& file) override {
+    return real().open_held_file(process, file);
+  }
+  void block_signals() noexcept override { real().block_signals(); }
+  void at_fork(void (*before)(), void (*after)()) override { real().at_fork(before, after); }
+};
+
+// A kernel of before 5.14: none of the calls that the engine likes best.
+class OldKernel : public ForwardingSystem {
+ public:
+  int populate(std::span<const std::byte> /*range*/) override { return EINVAL; }
+  Result<Mapping> query_mapping(int /*maps*/, std::uintptr_t /*address*/) override { return {{}, ENOTTY}; }
+  Result<PageScan> scan_own_pages(int /*pagemap*/, std::uintptr_t /*begin*/, std::uintptr_t /*end*/) override {
+    return {{}, ENOTTY};
+  }
+};
+
+}  // namespace zerocopy::testing

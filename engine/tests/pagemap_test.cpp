@@ -1,0 +1,164 @@
+#include "zerocopy/pagemap.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <span>
+
+#include "forwarding_system.h"
+#include "shared_file.h"
+#include "zerocopy/error.h"
+
+namespace zerocopy {
+namespace {
+
+using testing::ForwardingSystem;
+using testing::Mapped;
+using testing::OldKernel;
+using testing::page_size;
+using testing::SharedFile;
+
+System& real = System::real();
+
+// A private mapping of a file of some pages, and both ways of counting its own bytes, which must agree.
+class OwnBytes : public ::testing::Test {
+ protected:
+  static constexpr std::size_t pages = 600;  // More than one scan has room for, if every other one is own.
+
+  [[nodiscard]] std::uint64_t counted() const { return counted(mapped_.bytes()); }
+
+  [[nodiscard]] std::uint64_t counted(std::span<const std::byte> range) const {
+    OldKernel old_kernel;
+    const std::uint64_t scanned = Pagemap(real).own_bytes(range);
+    EXPECT_EQ(Pagemap(old_kernel).own_bytes(range), scanned);
+    return scanned;
+  }
+
+  void read_all() const {
+    for (std::size_t page = 0; page < pages; ++page) {
+      const volatile std::byte* byte = &mapped_.bytes()[page * page_size()];
+      static_cast<void>(*byte);
+    }
+  }
+
+  void write(std::size_t page) const { mapped_.bytes()[page * page_size() + 1] = std::byte{1}; }
+
+  const SharedFile file_{pages};
+  const Mapped mapped_{real.map_private(file_.descriptor(), 0, file_.length(), nullptr).value, file_.length()};
+};
+
+TEST_F(OwnBytes, pages_never_touched_are_not_own) { EXPECT_EQ(counted(), 0U); }
+
+TEST_F(OwnBytes, pages_only_read_are_not_own) {
+  read_all();
+  EXPECT_EQ(counted(), 0U);
+}
+
+TEST_F(OwnBytes, prefaulted_pages_are_not_own) {
+  real.populate(mapped_.bytes());
+  EXPECT_EQ(counted(), 0U);
+}
+
+TEST_F(OwnBytes, each_written_page_is_own) {
+  write(0);
+  EXPECT_EQ(counted(), page_size());
+  write(0);
+  EXPECT_EQ(counted(), page_size());
+  write(pages - 1);
+  EXPECT_EQ(counted(), 2 * page_size());
+}
+
+TEST_F(OwnBytes, every_other_page_of_many_is_counted) {
+  read_all();
+  for (std::size_t page = 0; page < pages; page += 2) {
+    write(page);
+  }
+  EXPECT_EQ(counted(), pages / 2 * page_size());
+}
+
+TEST_F(OwnBytes, discarded_pages_are_not_own_whether_they_are_back_or_not) {
+  real.populate(mapped_.bytes());
+  for (std::size_t page = 0; page < pages; ++page) {
+    write(page);
+  }
+  EXPECT_EQ(counted(), pages * page_size());
+  real.discard(mapped_.bytes());
+  EXPECT_EQ(counted(), 0U);
+  real.populate(mapped_.bytes());
+  EXPECT_EQ(counted(), 0U);
+  write(3);
+  EXPECT_EQ(counted(), page_size());
+}
+
+TEST_F(OwnBytes, only_pages_of_the_range_count_and_those_as_a_whole) {
+  write(10);
+  write(11);
+  write(13);
+  const std::size_t page = page_size();
+  EXPECT_EQ(counted(mapped_.bytes().subspan(11 * page + 7, 1)), page);
+  EXPECT_EQ(counted(mapped_.bytes().subspan(10 * page + page - 1, 2)), 2 * page);
+  EXPECT_EQ(counted(mapped_.bytes().subspan(12 * page, page)), 0U);
+  EXPECT_EQ(counted(mapped_.bytes().subspan(11 * page, 0)), 0U);
+}
+
+TEST_F(OwnBytes, anonymous_memory_is_own_once_written) {
+  const Mapped anonymous = testing::map_anonymous(4 * page_size());
+  anonymous.bytes()[page_size()] = std::byte{1};
+  EXPECT_EQ(counted(anonymous.bytes()), page_size());
+}
+
+TEST_F(OwnBytes, a_scan_that_stops_early_is_gone_on_with) {
+  class Impatient : public ForwardingSystem {
+   public:
+    Result<PageScan> scan_own_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) override {
+      return ForwardingSystem::scan_own_pages(pagemap, begin, std::min(end, begin + 7 * testing::page_size()));
+    }
+  } impatient;
+  for (std::size_t page = 0; page < pages; page += 3) {
+    write(page);
+  }
+  EXPECT_EQ(Pagemap(impatient).own_bytes(mapped_.bytes()), pages / 3 * page_size());
+}
+
+TEST_F(OwnBytes, short_reads_are_gone_on_with) {
+  class Short : public OldKernel {
+   public:
+    Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) override {
+      return OldKernel::read_at(descriptor, into.first(std::min<std::size_t>(into.size(), 24)), offset);
+    }
+  } short_reads;
+  write(4);
+  write(5);
+  write(599);
+  EXPECT_EQ(Pagemap(short_reads).own_bytes(mapped_.bytes()), 3 * page_size());
+}
+
+TEST_F(OwnBytes, a_pagemap_that_cannot_be_opened_is_an_error_with_its_errno) {
+  class Locked : public ForwardingSystem {
+   public:
+    Result<FileDescriptor> open(const std::string& /*path*/) override { return {{}, EPERM}; }
+  } locked;
+  try {
+    const Pagemap pagemap(locked);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Error::Code::system_call);
+    EXPECT_EQ(error.system_error(), EPERM);
+  }
+}
+
+TEST_F(OwnBytes, a_pagemap_that_ends_early_is_an_error) {
+  class Empty : public OldKernel {
+   public:
+    Result<std::size_t> read_at(int /*descriptor*/, std::span<std::byte> /*into*/, std::uint64_t /*offset*/) override {
+      return {0};
+    }
+  } empty;
+  Pagemap pagemap(empty);
+  EXPECT_THROW(static_cast<void>(pagemap.own_bytes(mapped_.bytes())), Error);
+}
+
+}  // namespace
+}  // namespace zerocopy

@@ -1,0 +1,38 @@
+// What the operating system says that this process has.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "page_range.h"
+#include "shared_file.h"
+#include "zerocopy/system.h"
+
+namespace zerocopy::testing {
+
+inline std::size_t entries_of(const char* directory) {
+  const std::filesystem::directory_iterator entries(directory);
+  return static_cast<std::size_t>(std::distance(begin(entries), end(entries)));
+}
+
+inline std::size_t open_descriptors() { return entries_of("/proc/self/fd"); }
+
+inline std::size_t threads() { return entries_of("/proc/self/task"); }
+
+inline std::size_t mappings() { return parse_maps(System::real().read_file("/proc/self/maps").value).size(); }
+
+// How many pages of a range this process can read without a page fault.
+inline std::size_t pages_in_page_table(std::span<const std::byte> range) {
+  const Result<FileDescriptor> pagemap = System::real().open("/proc/self/pagemap");
+  std::vector<std::uint64_t> entries(range.size() / page_size());
+  const std::uint64_t first = address_of(range.data()) / page_size();
+  System::real().read_at(pagemap.value.number(), std::as_writable_bytes(std::span(entries)), first * sizeof first);
+  return static_cast<std::size_t>(
+      std::ranges::count_if(entries, [](std::uint64_t entry) { return entry >> 63U != 0; }));
+}
+
+}  // namespace zerocopy::testing
