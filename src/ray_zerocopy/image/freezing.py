@@ -118,7 +118,7 @@ class _Pickler(cloudpickle.CloudPickler):
         self.dump((_training(self._modules), [m for m in self._modules if isinstance(m, nn.RNNBase)]))  # type: ignore[no-untyped-call]
         return Skeleton(self._stream.getvalue(), tuple(self._buffers))
 
-    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:
+    def persistent_id(self, obj: Any) -> int | tuple[Any, ...] | None:
         if isinstance(obj, STORAGES):
             return self._walk.storages.persistent_id(obj)
         if type(obj) in ARRAYS:

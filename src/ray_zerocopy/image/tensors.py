@@ -1,8 +1,7 @@
-"""Tensors as leaves of an image: their storages become blocks; torch's own reducers rebuild the tensors around them.
+"""Tensors as leaves of an image: their storages become blocks, and tensors are put together around them again.
 
-torch reduces every tensor (tied, viewed, quantized, of a subclass) to its storages in the end, the protocol of
-`torch.save`, so that catching storages catches all of them. Two of its rebuild functions count on `torch.load` around
-them, and are replaced here.
+torch reduces every tensor (tied, viewed, quantized, of a subclass) to storages, the protocol of `torch.save`,
+so that catching storages catches all of them. Plain tensors, nearly all there are, are reduced here, to load faster.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch._tensor import _rebuild_from_type_v2
 from torch._utils import _rebuild_sparse_tensor, _rebuild_tensor_v3
 
@@ -26,51 +26,87 @@ class StorageCollector:
         self._blocks = blocks
         self._on_host: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
-    def persistent_id(self, storage: torch.UntypedStorage | torch.storage.TypedStorage) -> tuple[Any, ...]:
-        """What stands for `storage` in a skeleton: its block (None: on the meta device), bytes, and dtype if any."""
+    def persistent_id(self, storage: torch.UntypedStorage | torch.storage.TypedStorage) -> int | tuple[Any, ...]:
+        """What stands for `storage` in a skeleton: its block's number; or a kind, and what that takes."""
         if isinstance(storage, torch.UntypedStorage):
-            return ("storage", *self._place(storage), None)
-        return ("storage", *self._place(storage._untyped_storage), storage.dtype)
+            return ("meta", storage.nbytes()) if storage.device.type == "meta" else self._block(storage)
+        return ("typed", storage._untyped_storage, storage.dtype)
 
-    def _place(self, storage: torch.UntypedStorage) -> tuple[int | None, int]:
-        nbytes = storage.nbytes()
-        if storage.device.type == "meta":
-            return None, nbytes
+    def _block(self, storage: torch.UntypedStorage) -> int:
         if storage.device.type != "cpu":
             # The original is kept beside its copy, so that its key is not taken by another storage meanwhile.
             storage = self._on_host.setdefault(storage._cdata, (storage, storage.cpu()))[1]
-        return self._blocks.add(storage.data_ptr(), nbytes, storage), nbytes
+        return self._blocks.add(storage.data_ptr(), storage.nbytes(), storage)
 
 
 def reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...] | None:
-    """A reduction (as of `object.__reduce_ex__`) of tensors whose own needs `torch.load` around it; None for others."""
+    """A reduction (as of `object.__reduce_ex__`) of tensors that are plain, or whose own needs `torch.load` around it.
+
+    None for all others: quantized, nested, conjugated, of most subclasses.
+    """
+    cls = type(tensor)
+    if (cls is torch.Tensor or cls is nn.Parameter) and _is_plain(tensor):
+        rebuild = _rebuild_parameter if cls is nn.Parameter else _rebuild_tensor
+        how = (tensor.dtype, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.requires_grad)
+        return rebuild, (tensor.untyped_storage(), *how)
     if tensor.layout is torch.strided and tensor.dtype not in _UNTYPED:
         return None
     reduced = tensor.__reduce_ex__(2)
     if reduced[0] is _rebuild_from_type_v2:  # a subclass, or a tensor with attributes of its own
         function, cls, arguments, state = reduced[1]
-        return _rebuild_from_type_v2, (*_mended(tensor, function, arguments, cls), state)
+        return _rebuild_from_type_v2, (*_mended(tensor, function, cls, arguments), state)
     function, arguments = reduced[:2]
-    function, _, arguments = _mended(tensor, function, arguments, type(tensor))
+    function, _, arguments = _mended(tensor, function, cls, arguments)
     return function, arguments
 
 
-_Rebuild = Callable[..., torch.Tensor]
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return (
+        tensor.layout is torch.strided
+        and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
+        and not tensor._is_zerotensor()
+        and not tensor.__dict__
+        and not tensor._backward_hooks
+    )
+
+
+def _rebuild_tensor(
+    storage: torch.UntypedStorage,
+    dtype: torch.dtype,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+) -> torch.Tensor:
+    tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, size, stride)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _rebuild_parameter(
+    storage: torch.UntypedStorage,
+    dtype: torch.dtype,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+) -> nn.Parameter:
+    return nn.Parameter(_rebuild_tensor(storage, dtype, offset, size, stride, False), requires_grad)
+
 
 _UNTYPED = torch.storage._new_dtypes() if hasattr(torch.storage, "_new_dtypes") else set()
 """Dtypes without a storage class of their own (float8, unsigned integers, ...)."""
 
 
 def _mended(
-    tensor: torch.Tensor, function: _Rebuild, arguments: tuple[Any, ...], cls: type
-) -> tuple[_Rebuild, type, tuple[Any, ...]]:
+    tensor: torch.Tensor, function: Callable[..., torch.Tensor], cls: type, arguments: tuple[Any, ...]
+) -> tuple[Callable[..., torch.Tensor], type, tuple[Any, ...]]:
     if function is _rebuild_sparse_tensor:
         return _rebuild_sparse, cls, (*arguments, tensor.requires_grad)
     if function is _rebuild_tensor_v3:
         # It is given an UntypedStorage to pickle and expects what `torch.load` makes of that: a TypedStorage of bytes.
         storage = torch.storage.TypedStorage(wrap_storage=arguments[0], dtype=torch.uint8, _internal=True)
         return function, cls, (storage, *arguments[1:])
-    return function, cls, arguments  # a Parameter, say: its data comes by on its own
+    return function, cls, arguments  # a Parameter with attributes, say: its data comes by on its own
 
 
 def _rebuild_sparse(layout: torch.layout, data: tuple[Any, ...], requires_grad: bool) -> torch.Tensor:

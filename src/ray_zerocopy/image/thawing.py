@@ -43,7 +43,7 @@ def thaw_in_view(image: Image, device: torch.device | str | None = None, *, skel
     target = torch.device("cpu" if device is None else device)
     memory = _Memory(image, target)
     bones = image.skeletons[skeleton]
-    unpickler = _Unpickler(bones.pickled, [memory.buffer(block) for block in bones.buffers], memory, image.externals)
+    unpickler = _Unpickler(bones.pickled, [memory.host(block).data for block in bones.buffers], memory, image.externals)
     root = unpickler.load()
     training, recurrent = unpickler.load()
     for module in training:
@@ -60,45 +60,42 @@ class _Memory:
     def __init__(self, image: Image, device: torch.device) -> None:
         self._image = image
         self._device = device
-        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._storages: list[torch.UntypedStorage | None] = [None] * len(image.blocks)
         self._on_device: dict[int, torch.Tensor] = {}
         self.view: _engine.View | None = None
 
-    def host(self, block: int) -> Bytes:
+    def host(self, number: int) -> Bytes:
         """A block's bytes in the View, writable; they keep the View alive."""
-        segment, offset, nbytes = self._image.blocks[block]
-        if nbytes == 0:
+        block = self._image.blocks[number]
+        if block.nbytes == 0:
             return np.empty(0, np.uint8)
         if self.view is None:
             self.view = _engine.View(self._image.segments)
-        return self.view.segment(segment)[offset : offset + nbytes]
+        segment = self.view.segment(block.segment)
+        if block.nbytes == segment.nbytes:
+            return segment
+        return segment[block.offset : block.offset + block.nbytes]
 
-    def buffer(self, block: int) -> memoryview:
-        """A block as pickle wants an out-of-band buffer."""
-        return self.host(block).data
-
-    def storage(self, block: int | None, nbytes: int) -> torch.UntypedStorage:
-        """A block as a storage on the target device, the same one each time; no block: one on the meta device."""
-        if block is None:
-            return torch.UntypedStorage(nbytes, device="meta")
-        storage = self._storages.get(block)
+    def storage(self, number: int) -> torch.UntypedStorage:
+        """A block as a storage on the target device, the same one each time."""
+        storage = self._storages[number]
         if storage is None:
-            storage = self._storages[block] = self._new_storage(block, nbytes)
+            storage = self._storages[number] = self._new_storage(number)
         return storage
 
-    def _new_storage(self, block: int, nbytes: int) -> torch.UntypedStorage:
+    def _new_storage(self, number: int) -> torch.UntypedStorage:
+        segment, offset, nbytes = self._image.blocks[number]
         if nbytes == 0 or self._device.type == "meta":
             return torch.UntypedStorage(nbytes, device=self._device)
         if self._device.type == "cpu":
-            return torch.from_numpy(self.host(block)).untyped_storage()
-        segment, offset, _ = self._image.blocks[block]
+            return torch.from_numpy(self.host(number)).untyped_storage()
         uploaded = self._on_device.get(segment)
         if uploaded is None:
             # From the image's own pages, not through the View: an upload pins what it reads, and the kernel copies
             # private pages that are pinned.
             uploaded = torch.from_numpy(_engine.borrow(self._image.segments[segment])).to(self._device)
             self._on_device[segment] = uploaded
-        if offset == 0 and nbytes == uploaded.nbytes:
+        if nbytes == uploaded.nbytes:
             return uploaded.untyped_storage()
         # A storage of its own that begins inside the segment: blocks that overlap go on sharing memory.
         return torch.utils.dlpack.from_dlpack(uploaded[offset : offset + nbytes]).untyped_storage()
@@ -112,17 +109,18 @@ class _Unpickler(pickle.Unpickler):
         self._arrays: dict[int, npt.NDArray[Any]] = {}
 
     def persistent_load(self, pid: Any) -> Any:
-        kind = pid[0]
-        if kind == "storage":
-            _, block, nbytes, dtype = pid
-            storage = self._memory.storage(block, nbytes)
-            if dtype is None:
-                return storage
-            return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
-        if kind == "array":
-            number, block, *how = pid[1:]
-            array = self._arrays.get(number)
-            if array is None:
-                array = self._arrays[number] = array_in(self._memory.host(block), *how)
-            return array
-        return self._externals[pid[1]]
+        if isinstance(pid, int):
+            return self._memory.storage(pid)
+        match pid:
+            case "typed", storage, dtype:
+                return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+            case "array", number, block, *how:
+                array = self._arrays.get(number)
+                if array is None:
+                    array = self._arrays[number] = array_in(self._memory.host(block), *how)
+                return array
+            case "meta", nbytes:
+                return torch.UntypedStorage(nbytes, device="meta")
+            case "external", number:
+                return self._externals[number]
+        raise pickle.UnpicklingError(f"Expected a skeleton's persistent id, got {pid!r}.")
