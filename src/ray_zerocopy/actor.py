@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import ray
 
 from ray_zerocopy import store
-from ray_zerocopy.devices import Device, present
-from ray_zerocopy.image import Image, freeze_each
-from ray_zerocopy.models import paths_of, take_apart
+from ray_zerocopy.deprecation import warn_deprecated
+from ray_zerocopy.devices import Device, checked, present
+from ray_zerocopy.image import Image, freeze, freeze_each
+from ray_zerocopy.models import is_model, paths_of, take_apart
 
 
 class PipelineSkeleton(NamedTuple):
@@ -80,6 +81,59 @@ def load_pipeline_in_actor(
             f"pipeline_skeleton, got {sorted(model_refs)}."
         )
     return store.load(pipeline_skeleton.image, present(device)).root
+
+
+def rewrite_pipeline_for_actors(
+    pipeline: Any,
+    model_attr_names: Sequence[str] | None = None,
+    device: Device | None = None,
+    use_fast_load: bool = False,
+) -> tuple[PipelineSkeleton, dict[str, ray.ObjectRef[Any]]]:
+    """Deprecated: use `ActorWrapper`, whose `constructor_kwargs` hold what this returns.
+
+    Args:
+        pipeline: any picklable object holding models; it is not changed.
+        model_attr_names: attributes whose weights are to be shared; None: share all.
+        device: checked here, and to be given to `load_pipeline_in_actor`.
+        use_fast_load: accepted for compatibility; loading is always fast.
+
+    Raises:
+        AttributeError, TypeError: as `publish_pipeline`.
+        ValueError: `device` is not a device.
+    """
+    warn_deprecated("rewrite_pipeline_for_actors", "ActorWrapper")
+    checked(device)
+    return publish_pipeline(pipeline, model_attr_names)
+
+
+def prepare_model_for_actors(model: Any) -> ray.ObjectRef[Image]:
+    """Deprecated: use `ActorWrapper`. Publish one model, for `load_model_in_actor`.
+
+    Raises:
+        TypeError: it is not a model, or something in it cannot be pickled.
+    """
+    warn_deprecated("prepare_model_for_actors", "ActorWrapper")
+    if not is_model(model):
+        raise TypeError(f"Expected a torch.nn.Module, got a {type(model).__name__}.")
+    return store.publish(freeze(model, external=store.is_ray_reference, name="model"))
+
+
+def load_model_in_actor(
+    model_ref: ray.ObjectRef[Any], device: Device | None = None, use_fast_load: bool = False
+) -> Any:
+    """Load one model, of the caller's own, in eval mode.
+
+    Args:
+        model_ref: from `prepare_model_for_actors`, or one of an actor wrapper's `model_refs`.
+        device: where its tensors go; None: the CPU, sharing the node's one copy until they are written to.
+        use_fast_load: accepted for compatibility; loading is always fast.
+
+    Raises:
+        TypeError: the reference leads to something else.
+        ValueError: `device` is not a device.
+        RuntimeError: this process lacks the device.
+    """
+    return store.load(model_ref, present(device)).root
 
 
 def _attribute(pipeline: Any, name: str) -> Any:

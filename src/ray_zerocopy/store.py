@@ -38,24 +38,26 @@ def publish(image: Image) -> ray.ObjectRef[Image]:
     return ray.put(image)
 
 
-def fetch(source: ray.ObjectRef[Any] | ModelInImage) -> tuple[Image, int]:
-    """Get a published image and the number of the skeleton meant: 0, or that of the `ModelInImage` that `source` is.
+def fetch(source: Any) -> tuple[Image, int]:
+    """Get a published image, and the number of the skeleton meant in it.
+
+    `source` is an image, a `ModelInImage`, or a reference to one of them.
 
     No weights are copied where this node's store has them; they are brought to it, once, where it has not.
 
     Raises:
-        TypeError: the reference leads to something else.
+        TypeError: it is, or leads to, something else.
     """
-    value: Any = source if isinstance(source, ModelInImage) else ray.get(source)
+    value: Any = ray.get(source) if isinstance(source, ray.ObjectRef) else source
     skeleton = 0
     if isinstance(value, ModelInImage):
         value, skeleton = ray.get(value.image), value.skeleton
     if not isinstance(value, Image):
-        raise TypeError(f"Expected a reference to what ray_zerocopy published, got one to a {type(value).__name__}.")
+        raise TypeError(f"Expected a reference to what ray_zerocopy published, got a {type(value).__name__}.")
     return value, skeleton
 
 
-def load(source: ray.ObjectRef[Any] | ModelInImage, device: torch.device | str | None = None) -> Thawed:
+def load(source: Any, device: torch.device | str | None = None) -> Thawed:
     """Fetch and thaw; where the weights could not be shared, say so once in this process, and why."""
     image, skeleton = fetch(source)
     thawed = thaw_in_view(image, device, skeleton=skeleton)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 import torch
 
 from ray_zerocopy import store
+from ray_zerocopy.image import freeze_each
+from ray_zerocopy.models import paths_of, take_apart
+
+P = TypeVar("P")
 
 
 class _Mode(NamedTuple):
@@ -63,7 +67,7 @@ class StandIn:
     """
 
     def __init__(self, model: store.ModelInImage, methods: Collection[str], description: str) -> None:
-        self._model = model
+        self.model = model
         self._methods = frozenset(methods)
         self._description = description
         self._local: Any = None
@@ -84,15 +88,35 @@ class StandIn:
             return functools.partial(self._invoke, name)
         with self._loading:
             if self._local is None:
-                self._local = store.load(self._model).root
+                self._local = store.load(self.model).root
         return getattr(self._local, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StandIn, (self._model, self._methods, self._description)
+        return StandIn, (self.model, self._methods, self._description)
 
     def __repr__(self) -> str:
         return f"<{self._description}, run by Ray tasks>"
 
     def _invoke(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
-        call = _Call(self._model, method, _Mode.current(), tuple(kwargs))
+        call = _Call(self.model, method, _Mode.current(), tuple(kwargs))
         return ray.get(_run.remote(call, *args, *kwargs.values()))
+
+
+def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
+    """A copy of a pipeline with a stand-in in each model's place, the models published as one object.
+
+    Raises:
+        TypeError: something in the pipeline cannot be pickled (the message gives the path to it), or `method_names` is
+            not a sequence of names.
+    """
+    if isinstance(method_names, str) or not all(isinstance(name, str) for name in method_names):
+        raise TypeError(f"Expected a sequence of method names, such as ('encode',), got {method_names!r}.")
+    parts = take_apart(pipeline)
+    roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
+    image = store.publish(freeze_each(roots, external=store.is_ray_reference))
+    stand_ins = []
+    for number, (name, model) in enumerate(roots.items()):
+        methods = {"__call__", *(m for m in method_names if callable(getattr(model, m, None)))}
+        stand_ins.append(StandIn(store.ModelInImage(image, number), methods, f"{name}: {type(model).__name__}"))
+    rewritten: P = parts.put_together(stand_ins)
+    return rewritten

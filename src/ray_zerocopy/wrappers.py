@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from ray_zerocopy import store
 from ray_zerocopy.actor import load_pipeline_in_actor, publish_pipeline
 from ray_zerocopy.devices import Device, checked
-from ray_zerocopy.image import freeze_each
-from ray_zerocopy.models import paths_of, take_apart
-from ray_zerocopy.tasks import StandIn
+from ray_zerocopy.tasks import with_stand_ins
 
 P = TypeVar("P")
 
@@ -34,9 +31,7 @@ class TaskWrapper(Generic[P]):
     """
 
     def __init__(self, pipeline: P, method_names: Sequence[str] = ("__call__",)) -> None:
-        if isinstance(method_names, str) or not all(isinstance(name, str) for name in method_names):
-            raise TypeError(f"Expected a sequence of method names, such as ('encode',), got {method_names!r}.")
-        object.__setattr__(self, "_pipeline", _with_stand_ins(pipeline, method_names))
+        object.__setattr__(self, "_pipeline", with_stand_ins(pipeline, method_names))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the pipeline. An exception in a task arrives as its own type and as a `ray.exceptions.RayTaskError`."""
@@ -67,19 +62,6 @@ def _task_wrapper_of(cls: type[TaskWrapper[P]], pipeline: P) -> TaskWrapper[P]:
     wrapper = cls.__new__(cls)
     object.__setattr__(wrapper, "_pipeline", pipeline)
     return wrapper
-
-
-def _with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
-    parts = take_apart(pipeline)
-    names = paths_of(parts.models, pipeline)
-    roots = dict(zip(names, parts.models, strict=True))
-    image = store.publish(freeze_each(roots, external=store.is_ray_reference))
-    stand_ins = []
-    for number, (name, model) in enumerate(roots.items()):
-        methods = {"__call__", *(m for m in method_names if callable(getattr(model, m, None)))}
-        stand_ins.append(StandIn(store.ModelInImage(image, number), methods, f"{name}: {type(model).__name__}"))
-    rewritten: P = parts.put_together(stand_ins)
-    return rewritten
 
 
 class ActorWrapper(Generic[P]):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ray_zerocopy.image.blocks import BlockTable
+from ray_zerocopy.image.blocks import BlockTable, Span
 from ray_zerocopy.image.image import Bytes
 
 ARRAYS = (np.ndarray, np.memmap)
@@ -28,19 +28,30 @@ class ArrayCollector:
         seen = self._seen.get(id(array))
         if seen is not None:
             return seen[1]
-        below, above = _reach(array)
-        block = self._blocks.add(array.__array_interface__["data"][0] - below, below + above, array)
+        address, nbytes, below = _reach(array)
+        block = self._blocks.add(address, nbytes, array)
         pid = ("array", len(self._seen), block, below, array.shape, array.strides, array.dtype, array.flags.writeable)
         self._seen[id(array)] = (array, pid)
         return pid
 
 
-def _reach(array: npt.NDArray[Any]) -> tuple[int, int]:
-    """How many bytes the array's elements take below the first one's address, and from it upwards."""
+def span_of(array: npt.NDArray[Any]) -> tuple[Bytes, int]:
+    """All bytes from an array's lowest element to its highest, read-only, and how far into them its first element is.
+
+    Keeps the array alive.
+    """
+    address, nbytes, below = _reach(array)
+    return np.asarray(Span(address, nbytes, [array])), below
+
+
+def _reach(array: npt.NDArray[Any]) -> tuple[int, int, int]:
+    """The lowest address of the array's elements, the bytes they span, and how far above the first element is."""
+    first = array.__array_interface__["data"][0]
     if array.size == 0:
-        return 0, 0
+        return first, 0, 0
     steps = [(length - 1) * stride for length, stride in zip(array.shape, array.strides, strict=True)]
-    return -sum(s for s in steps if s < 0), sum(s for s in steps if s > 0) + array.itemsize
+    below = -sum(step for step in steps if step < 0)
+    return first - below, below + sum(step for step in steps if step > 0) + array.itemsize, below
 
 
 def array_in(

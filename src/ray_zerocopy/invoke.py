@@ -1,0 +1,49 @@
+"""Models run by Ray tasks: the older interface, over the stand-ins of `ray_zerocopy.tasks`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import ray
+from torch import nn
+
+from ray_zerocopy.deprecation import warn_deprecated
+from ray_zerocopy.rewrite import ModuleArrays, replace_tensors
+from ray_zerocopy.tasks import with_stand_ins
+
+__all__ = ["call_model", "replace_tensors", "rewrite_pipeline"]
+
+P = TypeVar("P")
+
+
+@ray.remote
+def call_model(
+    model_ref: tuple[nn.Module, list[ModuleArrays]],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    method_name: str = "__call__",
+) -> Any:
+    """A Ray remote function: `call_model.remote(ray.put(extract_tensors(model)), args=(x,))`.
+
+    Args:
+        model_ref: a reference to what `extract_tensors` returned; Ray hands over what it leads to. The weights stay
+            where they are in the object store; what the model writes to them, no other call sees.
+        args: positional arguments of the method.
+        kwargs: keyword arguments of the method.
+        method_name: the model's method.
+    """
+    skeleton, tensors = model_ref
+    replace_tensors(skeleton, tensors)
+    return getattr(skeleton, method_name)(*args, **(kwargs or {}))
+
+
+def rewrite_pipeline(pipeline: P, method_names: Sequence[str] = ("__call__",)) -> P:
+    """Deprecated: use `TaskWrapper`. A copy of the pipeline whose models are stand-ins, run by Ray tasks.
+
+    Args:
+        pipeline: any picklable object holding models; it is not changed.
+        method_names: the models' methods that run as tasks, besides `__call__`.
+    """
+    warn_deprecated("rewrite_pipeline", "TaskWrapper")
+    return with_stand_ins(pipeline, method_names)
