@@ -22,12 +22,16 @@ struct Registry {
 
 Registry& registry() {
   static Immortal<Registry> files;
-  // A fork while another thread is at the registry would leave the child with a lock that nobody opens.
-  [[maybe_unused]] static const bool safe_across_fork = [] {
-    System::real().at_fork([] { files.value.mutex.lock(); }, [] { files.value.mutex.unlock(); });
+  return files.get();
+}
+
+// A fork while another thread is at the registry would leave the child with a lock that nobody opens.
+void hold_registry_during_forks() {
+  [[maybe_unused]] static const bool once = [] {
+    registry();
+    System::real().at_fork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); });
     return true;
   }();
-  return files.value;
 }
 
 std::string described(const FileId& file) {
@@ -79,9 +83,10 @@ BackingFile::BackingFile(const FileId& id, FileDescriptor descriptor, System& sy
     : id_(id), descriptor_(std::move(descriptor)), system_(&system) {}
 
 std::shared_ptr<const BackingFile> BackingFile::find(const FileId& file, System& system) {
+  hold_registry_during_forks();
   Registry& open = registry();
   // Held during the search, so that threads that want the same file at once open it once.
-  const std::lock_guard lock(open.mutex);
+  const std::scoped_lock lock(open.mutex);
   std::erase_if(open.files, [](const auto& entry) { return entry.second.expired(); });
   std::weak_ptr<const BackingFile>& entry = open.files[{&system, file}];
   std::shared_ptr<const BackingFile> known = entry.lock();

@@ -1,15 +1,14 @@
 // Addresses in whole pages.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 namespace zerocopy {
 
-inline std::uintptr_t address_of(const std::byte* byte) {
-  return reinterpret_cast<std::uintptr_t>(byte);  // NOLINT(cppcoreguidelines-pro-type-reinterpret-cast): its one use.
-}
+inline std::uintptr_t address_of(const std::byte* byte) { return std::bit_cast<std::uintptr_t>(byte); }
 
 // The addresses [begin, end), multiples of the page size.
 struct PageRange {

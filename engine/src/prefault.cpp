@@ -47,7 +47,7 @@ void Prefault::start(unsigned threads) {
     return;
   }
   std::uint64_t state = state_.load(std::memory_order_acquire);
-  do {
+  do {  // NOLINT(cppcoreguidelines-avoid-do-while): how a compare-and-exchange is written.
     if (under_way(state)) {
       return;
     }

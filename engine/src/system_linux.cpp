@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <charconv>
 #include <csignal>
@@ -19,6 +20,7 @@
 #include <optional>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "immortal.h"
 #include "zerocopy/system.h"
@@ -183,7 +185,7 @@ class LinuxSystem final : public System {
     scan.size = sizeof scan;
     scan.start = begin;
     scan.end = end;
-    scan.vec = reinterpret_cast<std::uintptr_t>(regions.data());
+    scan.vec = std::bit_cast<std::uintptr_t>(regions.data());
     scan.vec_len = regions.size();
     scan.category_inverted = kPageIsFile;
     scan.category_mask = kPageIsFile;
@@ -209,7 +211,7 @@ class LinuxSystem final : public System {
         uninterrupted([&] { return ::fstatfs(descriptor, &file_system); }) == -1) {
       return {{}, errno};
     }
-    return {FileStatus{file_id(found), found.stx_size, file_system.f_type == HUGETLBFS_MAGIC}};
+    return {FileStatus{file_id(found), found.stx_size, std::cmp_equal(file_system.f_type, HUGETLBFS_MAGIC)}};
   }
 
   Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) override {
@@ -346,7 +348,7 @@ FileDescriptor::~FileDescriptor() {
 
 System& System::real() noexcept {
   static Immortal<LinuxSystem> system;
-  return system.value;
+  return system.get();
 }
 
 }  // namespace zerocopy

@@ -41,11 +41,12 @@ class PortableSystem final : public System {
 
 }  // namespace
 
-FileDescriptor::~FileDescriptor() = default;  // None was ever opened here.
+// None was ever opened here.
+FileDescriptor::~FileDescriptor() = default;  // NOLINT(performance-trivially-destructible): on Linux it is not.
 
 System& System::real() noexcept {
   static Immortal<PortableSystem> system;
-  return system.value;
+  return system.get();
 }
 
 }  // namespace zerocopy

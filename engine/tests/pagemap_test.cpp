@@ -45,7 +45,7 @@ class OwnBytes : public ::testing::Test {
 
   void write(std::size_t page) const { mapped_.bytes()[page * page_size() + 1] = std::byte{1}; }
 
-  const SharedFile file_{pages};
+  const SharedFile file_{pages, SharedFile::Content::zeros};
   const Mapped mapped_{real.map_private(file_.descriptor(), 0, file_.length(), nullptr).value, file_.length()};
 };
 

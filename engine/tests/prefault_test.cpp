@@ -61,7 +61,7 @@ class PrefaultTest : public ::testing::Test {
 
   [[nodiscard]] std::vector<std::span<std::byte>> ranges() const { return {mapped_.bytes()}; }
 
-  const SharedFile file_{pages};
+  const SharedFile file_{pages, SharedFile::Content::zeros};
   const Mapped mapped_{real.map_private(file_.descriptor(), 0, file_.length(), nullptr).value, file_.length()};
 };
 
@@ -115,7 +115,7 @@ TEST_F(PrefaultTest, nothing_to_do_starts_no_thread) {
   const std::size_t before = testing::threads();
   Prefault prefault({}, real);
   prefault.start(8);
-  EXPECT_EQ(testing::threads(), before);
+  EXPECT_TRUE(testing::threads_become(before));
   prefault.wait();
 }
 
@@ -126,7 +126,7 @@ TEST_F(PrefaultTest, no_more_threads_are_started_than_asked_for_or_of_use) {
     Prefault prefault(ranges(), gate);
     prefault.start(3);
     gate.wait_for(3);
-    EXPECT_EQ(testing::threads(), before + 3);
+    EXPECT_TRUE(testing::threads_become(before + 3));
     gate.open = true;
   }
   gate.open = false;
@@ -134,7 +134,7 @@ TEST_F(PrefaultTest, no_more_threads_are_started_than_asked_for_or_of_use) {
   Prefault prefault(ranges(), gate);
   prefault.start(64);
   gate.wait_for(9);
-  EXPECT_EQ(testing::threads(), before + 9);  // One a chunk.
+  EXPECT_TRUE(testing::threads_become(before + 9));  // One a chunk.
   gate.open = true;
 }
 
@@ -145,7 +145,7 @@ TEST_F(PrefaultTest, a_second_start_does_nothing_while_the_first_is_at_work_and_
   prefault.start(1);
   gate.wait_for(1);
   prefault.start(5);
-  EXPECT_EQ(testing::threads(), before + 1);
+  EXPECT_TRUE(testing::threads_become(before + 1));
   gate.open = true;
   prefault.wait();
   EXPECT_EQ(gate.passed, 9U);
@@ -169,7 +169,7 @@ TEST_F(PrefaultTest, dropping_it_cancels_what_is_left_and_leaves_no_thread) {
   }
   opener.join();
   EXPECT_LT(gate.passed, 9U);
-  EXPECT_EQ(testing::threads(), before);
+  EXPECT_TRUE(testing::threads_become(before));
 }
 
 TEST_F(PrefaultTest, its_threads_take_no_signals) {
@@ -212,6 +212,7 @@ TEST_F(PrefaultTest, an_impossible_number_of_threads_is_refused) {
 TEST_F(PrefaultTest, many_threads_may_start_it_and_wait_for_it_at_once) {
   Prefault prefault(ranges(), real);
   std::vector<std::thread> callers;
+  callers.reserve(16);
   for (int nth = 0; nth < 16; ++nth) {
     callers.emplace_back([&prefault] {
       for (int round = 0; round < 10; ++round) {

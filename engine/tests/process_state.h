@@ -2,10 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <filesystem>
 #include <span>
-#include <string>
+#include <thread>
 #include <vector>
 
 #include "page_range.h"
@@ -21,9 +22,25 @@ inline std::size_t entries_of(const char* directory) {
 
 inline std::size_t open_descriptors() { return entries_of("/proc/self/fd"); }
 
-inline std::size_t threads() { return entries_of("/proc/self/task"); }
+inline std::size_t threads() {
+  std::thread([] {}).join();  // A sanitizer starts a thread of its own with the first.
+  return entries_of("/proc/self/task");
+}
 
-inline std::size_t mappings() { return parse_maps(System::real().read_file("/proc/self/maps").value).size(); }
+// Whether that many threads are there, when those that have been joined are gone from the list as well.
+inline bool threads_become(std::size_t count) {
+  constexpr int tries = 5000;
+  for (int nth = 0; nth < tries && entries_of("/proc/self/task") != count; ++nth) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return entries_of("/proc/self/task") == count;
+}
+
+// How many mappings this process has of a file.
+inline std::size_t mappings_of(const FileId& file) {
+  return static_cast<std::size_t>(
+      std::ranges::count(parse_maps(System::real().read_file("/proc/self/maps").value), file, &Mapping::file));
+}
 
 // How many pages of a range this process can read without a page fault.
 inline std::size_t pages_in_page_table(std::span<const std::byte> range) {

@@ -69,19 +69,23 @@ inline Mapped map_anonymous(std::size_t length, int protection = PROT_READ | PRO
   return {::mmap(nullptr, length, protection, flags | MAP_ANONYMOUS, -1, 0), length};
 }
 
-// An unlinked file of some pages in /dev/shm, filled with the pattern, and open until close().
+// An unlinked file of some pages in /dev/shm, open until close().
 class SharedFile {
  public:
-  explicit SharedFile(std::size_t pages) : length_(pages * page_size()) {
+  enum class Content : std::uint8_t { pattern, zeros };
+
+  explicit SharedFile(std::size_t pages, Content content = Content::pattern) : length_(pages * page_size()) {
     std::array<char, 32> path{"/dev/shm/zerocopy_test_XXXXXX"};
     descriptor_ = FileDescriptor(::mkostemp(path.data(), O_CLOEXEC));
     ::unlink(path.data());
     if (::ftruncate(descriptor(), static_cast<off_t>(length_)) != 0) {
       throw std::runtime_error("no room in /dev/shm");
     }
-    const Mapped mapped = map();
-    for (std::size_t at = 0; at < length_; ++at) {
-      mapped.bytes()[at] = pattern_at(at);
+    if (content == Content::pattern) {
+      const Mapped mapped = map();
+      for (std::size_t at = 0; at < length_; ++at) {
+        mapped.bytes()[at] = pattern_at(at);
+      }
     }
   }
 

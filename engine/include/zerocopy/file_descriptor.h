@@ -13,7 +13,7 @@ class FileDescriptor {
   explicit FileDescriptor(int number) noexcept : number_(number) {}
   FileDescriptor(FileDescriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
   FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    FileDescriptor old(std::exchange(number_, std::exchange(other.number_, -1)));
+    const FileDescriptor old(std::exchange(number_, std::exchange(other.number_, -1)));
     return *this;
   }
   FileDescriptor(const FileDescriptor&) = delete;

@@ -28,6 +28,8 @@ class Prefault {
 
   // Starts nothing.
   Prefault(const std::vector<std::span<std::byte>>& ranges, System& system);
+  Prefault(Prefault&&) = delete;
+  Prefault& operator=(Prefault&&) = delete;
   Prefault(const Prefault&) = delete;
   Prefault& operator=(const Prefault&) = delete;
   ~Prefault();

@@ -42,6 +42,8 @@ struct PageScan {
 class System {
  public:
   System() = default;
+  System(System&&) = delete;
+  System& operator=(System&&) = delete;
   System(const System&) = delete;
   System& operator=(const System&) = delete;
   virtual ~System() = default;
