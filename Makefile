@@ -67,14 +67,18 @@ test-python: setup ## the Python tests alone
 sanitize: ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) test-cpp PRESET=asan
 
-# Ray of the oldest supported version, beside everything else as it is in .venv.
+# The installed wheel, with the oldest Ray before everything else as it is in .venv.
 .PHONY: test-oldest-ray
 test-oldest-ray: $(OLDEST_RAY_VENV)/.ready ## the Python tests on the oldest supported Ray
-	$(PIP) --python $(OLDEST_RAY_VENV)/bin/python --no-deps --no-build-isolation --force-reinstall .
-	$(OLDEST_RAY_VENV)/bin/python -m pytest --junitxml=$(REPORTS)/pytest-oldest-ray.xml
+	python -m pip --python $(OLDEST_RAY_VENV) install -qq --force-reinstall --no-deps --no-build-isolation -Cbuild-dir=build/wheel .
+	PATH=$(OLDEST_RAY_VENV)/bin:$$PATH python -m pytest --junitxml=$(REPORTS)/pytest-oldest-ray.xml
 
 $(OLDEST_RAY_VENV)/.ready: $(VENV)/.ready
-	$(VENV)/bin/python -m venv $(OLDEST_RAY_VENV)
+	@echo "Setting up .venv-oldest-ray ..."
+	@python -m venv --clear --without-pip $(OLDEST_RAY_VENV)
+	@python -m pip --python $(OLDEST_RAY_VENV) install -qq --no-deps ray==$(OLDEST_RAY)
+	@python -c 'import site; print(site.getsitepackages()[0])' > \
+	  "$$($(OLDEST_RAY_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/environment.pth"
 	@touch $@
 
 ## what keeps the sources in order

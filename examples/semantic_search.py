@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the model is on disk already
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what Ray's core would write between the lines below
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -217,7 +218,7 @@ def main() -> None:
     weights = sum(parameter.nbytes for parameter in pipeline.model.parameters())
 
     ray.init(object_store_memory=600_000_000, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.wait_for_min_actors_s = 600  # so that all workers get their part
