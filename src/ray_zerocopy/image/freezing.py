@@ -16,9 +16,10 @@ from torch.nn.utils import parametrize
 from ray_zerocopy.image import paths
 from ray_zerocopy.image.arrays import ARRAYS, ArrayCollector
 from ray_zerocopy.image.blocks import BlockTable
-from ray_zerocopy.image.image import Image, Skeleton
+from ray_zerocopy.image.image import FrozenScripts, Image, Skeleton
 from ray_zerocopy.image.parametrized import reduce_parametrized
 from ray_zerocopy.image.tensors import STORAGES, StorageCollector, reduce_tensor
+from ray_zerocopy.image.torchscript import ScriptArchive, python_attributes
 
 External = Callable[[Any], bool]
 """Says of an object whether it stays outside the image, in `Image.externals`."""
@@ -60,11 +61,13 @@ def freeze_each(
         parts = _Walk(external)
         for part in share:
             parts.skeleton(part, "pipeline")
+        parts.frozen_scripts()
         shared = parts.blocks.keys()
     walk = _Walk(external)
     skeletons = [walk.skeleton(root, name) for name, root in roots.items()]
+    scripts = walk.frozen_scripts()
     blocks, segments = walk.blocks.layout(shared)
-    return Image(tuple(skeletons), tuple(blocks), tuple(segments), tuple(walk.externals))
+    return Image(tuple(skeletons), tuple(blocks), tuple(segments), tuple(walk.externals), scripts)
 
 
 class _Walk:
@@ -74,6 +77,7 @@ class _Walk:
         self.blocks = BlockTable()
         self.storages = StorageCollector(self.blocks)
         self.arrays = ArrayCollector(self.blocks)
+        self.scripts = ScriptArchive(self.storages.block)
         self.is_external = external
         self.externals: list[Any] = []
         self._external_numbers: dict[int, int] = {}
@@ -94,6 +98,13 @@ class _Walk:
                 f"{path} cannot be pickled: {cause or error}. A pipeline must be picklable to reach other processes; "
                 "make this part anew in the worker, or leave it out in its owner's __getstate__."
             ) from error
+
+    def frozen_scripts(self) -> FrozenScripts | None:
+        """The archive of all TorchScript modules met; writing it meets their blocks."""
+        try:
+            return self.scripts.finish()
+        except (RuntimeError, ValueError) as error:
+            raise TypeError(f"A TorchScript module of the pipeline cannot be saved: {error}") from error
 
     def _failure(self, obj: Any) -> Exception | None:
         try:
@@ -125,6 +136,9 @@ class _Pickler(cloudpickle.CloudPickler):
             return self._walk.arrays.persistent_id(obj)
         if self._walk.is_external is not None and self._walk.is_external(obj):
             return ("external", self._walk.external(obj))
+        if isinstance(obj, torch.jit.ScriptModule):
+            self._modules.append(obj)
+            return ("script", self._walk.scripts.add(obj), python_attributes(obj))
         return None
 
     def reducer_override(self, obj: Any) -> Any:
@@ -152,4 +166,5 @@ def _training(modules: Sequence[nn.Module]) -> list[nn.Module]:
     """The outermost modules of those that hold anything in training mode: `eval` is called on them at thaw."""
     inner = {id(child) for module in modules for child in module.children()}
     outermost = [module for module in modules if id(module) not in inner]
-    return [module for module in outermost if any(part.training for part in module.modules())]
+    # A frozen ScriptModule has no mode.
+    return [module for module in outermost if any(getattr(part, "training", False) for part in module.modules())]

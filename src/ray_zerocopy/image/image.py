@@ -37,6 +37,18 @@ class Skeleton(NamedTuple):
 
 
 @dataclass(frozen=True)
+class FrozenScripts:
+    """The TorchScript modules of an image, without their weights."""
+
+    archive: bytes
+    """Code and object graphs: a zip in the layout of `torch.package`."""
+    blocks: tuple[int, ...]
+    """The block of each storage, at the number that the archive has for it."""
+    modules: tuple[tuple[int, tuple[str, ...]], ...]
+    """Where each module is: its root's place in the archive, and the submodules' names on the way from that root."""
+
+
+@dataclass(frozen=True)
 class Image:
     """A frozen pipeline: skeletons (the object graphs) and segments (the bulk bytes, not copied).
 
@@ -53,6 +65,7 @@ class Image:
     """Disjoint, C-contiguous bytes."""
     externals: tuple[Any, ...] = ()
     """Objects the skeletons refer to but do not hold, for whoever transports the image to carry (`ray.ObjectRef`s)."""
+    scripts: FrozenScripts | None = None
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +74,7 @@ class Image:
 
     def __reduce__(self) -> tuple[Any, ...]:
         travelling = [s if isinstance(s, bytes) else pickle.PickleBuffer(s) for s in self.segments]
-        return _image, (self.skeletons, self.blocks, travelling, self.externals)
+        return _image, (self.skeletons, self.blocks, travelling, self.externals, self.scripts)
 
 
 def _image(
@@ -69,5 +82,6 @@ def _image(
     blocks: tuple[Block, ...],
     segments: Sequence[Segment],
     externals: tuple[Any, ...],
+    scripts: FrozenScripts | None,
 ) -> Image:
-    return Image(skeletons, blocks, tuple(segments), externals)
+    return Image(skeletons, blocks, tuple(segments), externals, scripts)

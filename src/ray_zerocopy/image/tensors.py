@@ -29,10 +29,11 @@ class StorageCollector:
     def persistent_id(self, storage: torch.UntypedStorage | torch.storage.TypedStorage) -> int | tuple[Any, ...]:
         """What stands for `storage` in a skeleton: its block's number; or a kind, and what that takes."""
         if isinstance(storage, torch.UntypedStorage):
-            return ("meta", storage.nbytes()) if storage.device.type == "meta" else self._block(storage)
+            return ("meta", storage.nbytes()) if storage.device.type == "meta" else self.block(storage)
         return ("typed", storage._untyped_storage, storage.dtype)
 
-    def _block(self, storage: torch.UntypedStorage) -> int:
+    def block(self, storage: torch.UntypedStorage) -> int:
+        """The number of a storage's block."""
         if storage.device.type != "cpu":
             # The original is kept beside its copy, so that its key is not taken by another storage meanwhile.
             storage = self._on_host.setdefault(storage._cdata, (storage, storage.cpu()))[1]

@@ -14,6 +14,7 @@ import torch.utils.dlpack
 from ray_zerocopy import _engine
 from ray_zerocopy.image.arrays import array_in
 from ray_zerocopy.image.image import Bytes, Image
+from ray_zerocopy.image.torchscript import ThawedScripts
 
 
 class Thawed(NamedTuple):
@@ -83,6 +84,30 @@ class _Memory:
             storage = self._storages[number] = self._new_storage(number)
         return storage
 
+    def scripts(self) -> list[torch.jit.ScriptModule]:
+        """All TorchScript modules of the image."""
+        if self._image.scripts is None:
+            return []
+        if self._device.type == "meta":
+            raise ValueError("TorchScript modules cannot be loaded on the meta device.")
+        return ThawedScripts(self._image.scripts, self._device).instance(self._host_storage)
+
+    def _host_storage(self, number: int) -> torch.UntypedStorage:
+        if self._device.type == "cpu":
+            return self.storage(number)
+        segment, offset, nbytes = self._image.blocks[number]
+        if nbytes == 0:
+            return torch.UntypedStorage(0)
+        return torch.from_numpy(self._shared(segment)[offset : offset + nbytes]).untyped_storage()
+
+    def _shared(self, segment: int) -> Bytes:
+        """A segment's own pages, for reading only.
+
+        Uploads to a device go from here rather than through the View: an upload pins what it reads, and the kernel
+        copies private pages that are pinned.
+        """
+        return _engine.borrow(self._image.segments[segment])
+
     def _new_storage(self, number: int) -> torch.UntypedStorage:
         segment, offset, nbytes = self._image.blocks[number]
         if nbytes == 0 or self._device.type == "meta":
@@ -91,9 +116,7 @@ class _Memory:
             return torch.from_numpy(self.host(number)).untyped_storage()
         uploaded = self._on_device.get(segment)
         if uploaded is None:
-            # From the image's own pages, not through the View: an upload pins what it reads, and the kernel copies
-            # private pages that are pinned.
-            uploaded = torch.from_numpy(_engine.borrow(self._image.segments[segment])).to(self._device)
+            uploaded = torch.from_numpy(self._shared(segment)).to(self._device)
             self._on_device[segment] = uploaded
         if nbytes == uploaded.nbytes:
             return uploaded.untyped_storage()
@@ -107,6 +130,7 @@ class _Unpickler(pickle.Unpickler):
         self._memory = memory
         self._externals = externals
         self._arrays: dict[int, npt.NDArray[Any]] = {}
+        self._scripts: list[torch.jit.ScriptModule] | None = None
 
     def persistent_load(self, pid: Any) -> Any:
         if isinstance(pid, int):
@@ -123,4 +147,9 @@ class _Unpickler(pickle.Unpickler):
                 return torch.UntypedStorage(nbytes, device="meta")
             case "external", number:
                 return self._externals[number]
+            case "script", number, attributes:
+                if self._scripts is None:
+                    self._scripts = self._memory.scripts()
+                vars(self._scripts[number]).update(attributes)
+                return self._scripts[number]
         raise pickle.UnpicklingError(f"Expected a skeleton's persistent id, got {pid!r}.")
