@@ -13,10 +13,12 @@ from ray_zerocopy.actor import (
 from ray_zerocopy.invoke import call_model, rewrite_pipeline
 from ray_zerocopy.public import ZeroCopyModel
 from ray_zerocopy.rewrite import extract_tensors, replace_tensors
-from ray_zerocopy.wrappers import ActorWrapper, TaskWrapper
+from ray_zerocopy.wrappers import ActorWrapper, JITActorWrapper, JITTaskWrapper, TaskWrapper
 
 __all__ = [
     "ActorWrapper",
+    "JITActorWrapper",
+    "JITTaskWrapper",
     "TaskWrapper",
     "ZeroCopyModel",
     "call_model",

@@ -26,6 +26,8 @@ import torch
 from ray import cloudpickle
 from ray.actor import ActorHandle
 
+from ray_zerocopy.script_state import ScriptState
+
 _IMMUTABLE: tuple[type, ...] = (
     type,
     types.ModuleType,
@@ -84,29 +86,39 @@ _TRANSPARENT: frozenset[type] = frozenset(
 )
 """Types whose whole state is what they refer to."""
 
+_SCRIPT_HANDLES = frozenset({"BufferDict", "ConcreteModuleType", "ModuleDict", "ParameterDict", "ScriptMethod"})
+"""Python's handles on parts of a `torch._C.ScriptModule`, of `torch._C`."""
+
 _LARGEST_OPAQUE = 1 << 20
 """Bytes of pickled opaque objects above which comparing them costs more than thawing anew."""
 
 
 class FreshState:
-    """A record of a model's Python state, taken when it was fresh; it holds all parts of the model. For one thread."""
+    """A record of a model's state, the bytes of its weights aside, taken when it was fresh.
+
+    It holds all parts of the model. For one thread.
+    """
 
     def __init__(self, model: Any) -> None:
         self._holders: list[Any] = []
         self._tensors: list[torch.Tensor] = []
         self._arrays: list[np.ndarray[Any, Any]] = []
         self._opaque: list[Any] = []
-        self._walk(model)
+        scripts: list[Any] = []
+        self._walk(model, scripts)
+        self._scripts = ScriptState(scripts)
+        self._tensors += self._scripts.tensors
         self._referents = gc.get_referents(*self._holders)
         self._tensor_forms = self._forms()
         self._array_forms = [a.__array_interface__ for a in self._arrays]
         self._opaque_forms = self._pickled()
 
-    def unchanged(self) -> bool:
-        """Whether all is as it was recorded, the bytes of weights aside."""
+    def restore(self) -> bool:
+        """Whether all is as it was recorded; the attributes of TorchScript modules are made so."""
         now = gc.get_referents(*self._holders)
         return (
-            len(now) == len(self._referents)
+            self._scripts.restore()
+            and len(now) == len(self._referents)
             and all(map(operator.is_, now, self._referents))
             and self._forms() == self._tensor_forms
             and [a.__array_interface__ for a in self._arrays] == self._array_forms
@@ -114,7 +126,7 @@ class FreshState:
             and (not self._opaque or self._pickled() == self._opaque_forms)
         )
 
-    def _walk(self, model: Any) -> None:
+    def _walk(self, model: Any, scripts: list[Any]) -> None:
         kinds: dict[type, _Kind] = {}
         seen: set[int] = set()
         waiting = [model]
@@ -135,6 +147,8 @@ class FreshState:
             elif kind is _Kind.FUNCTION:
                 self._holders.append(obj)
                 waiting += [obj.__closure__, obj.__defaults__, obj.__kwdefaults__, obj.__dict__]  # not its globals
+            elif kind is _Kind.SCRIPT:
+                scripts.append(obj)
             elif kind is _Kind.ARRAY and not obj.dtype.hasobject:
                 self._arrays.append(obj)
             else:
@@ -144,7 +158,10 @@ class FreshState:
         return [(t.data_ptr(), t.shape, t.stride(), t.requires_grad, t.grad is None) for t in self._tensors]
 
     def _pickled(self) -> list[bytes] | None:
-        pickled = [cloudpickle.dumps(obj) for obj in self._opaque]
+        try:
+            pickled = [cloudpickle.dumps(obj) for obj in self._opaque]
+        except Exception:  # whatever a reducer raises: then nothing can be said of this object
+            return None
         return pickled if sum(map(len, pickled)) <= _LARGEST_OPAQUE else None
 
 
@@ -154,12 +171,15 @@ class _Kind(enum.Enum):
     TENSOR = enum.auto()
     ARRAY = enum.auto()
     FUNCTION = enum.auto()
+    SCRIPT = enum.auto()
     OPAQUE = enum.auto()
 
 
 def _kind(cls: type) -> _Kind:
-    if issubclass(cls, _IMMUTABLE):
+    if issubclass(cls, _IMMUTABLE) or (cls.__name__ in _SCRIPT_HANDLES and cls.__module__ == "torch._C"):
         return _Kind.IMMUTABLE
+    if cls is torch._C.ScriptModule:
+        return _Kind.SCRIPT
     if issubclass(cls, torch.Tensor):
         return _Kind.TENSOR
     if issubclass(cls, np.ndarray):

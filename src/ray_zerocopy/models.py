@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ray_zerocopy import store
@@ -47,3 +48,14 @@ def paths_of(models: Sequence[Any], pipeline: Any) -> list[str]:
     """Where each model is within the pipeline, beginning with `pipeline`: `pipeline.stages['a'][0]`."""
     found = paths.find(pipeline, models, "pipeline")
     return [found.get(id(model), f"pipeline.<model {i}>") for i, model in enumerate(models)]
+
+
+def check_holds_script(pipeline: Any) -> None:
+    """Raise a TypeError unless the pipeline holds a TorchScript module, itself or within one of its models."""
+    models = take_apart(pipeline).models
+    if not any(isinstance(part, torch.jit.ScriptModule) for model in models for part in model.modules()):
+        found = ", ".join(sorted({type(model).__name__ for model in models})) or "no model at all"
+        raise TypeError(
+            f"Expected torch.jit.ScriptModule somewhere in the pipeline (a {type(pipeline).__name__}), found {found}. "
+            "For other models there are TaskWrapper and ActorWrapper."
+        )

@@ -73,7 +73,7 @@ class Resident:
 
         Weights that were written to are put back, page by page. Objects that changed are not mended.
         """
-        if not self._state.unchanged():
+        if not self._state.restore():
             return False
         if self._view is not None and (self._view.copied_bytes or self._view.diverged_bytes()):
             self._view.reset()

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from ray_zerocopy.actor import load_pipeline_in_actor, publish_pipeline
 from ray_zerocopy.devices import Device, checked
+from ray_zerocopy.models import check_holds_script
 from ray_zerocopy.tasks import with_stand_ins
 
 P = TypeVar("P")
@@ -64,6 +65,22 @@ def _task_wrapper_of(cls: type[TaskWrapper[P]], pipeline: P) -> TaskWrapper[P]:
     return wrapper
 
 
+class JITTaskWrapper(TaskWrapper[P]):
+    """`TaskWrapper` for pipelines with TorchScript modules.
+
+    Args:
+        pipeline: any picklable object holding `torch.jit.ScriptModule`s, wherever they are in it; or one.
+        method_names: as for `TaskWrapper`.
+
+    Raises:
+        TypeError: the pipeline holds no TorchScript module; or as `TaskWrapper`.
+    """
+
+    def __init__(self, pipeline: P, method_names: Sequence[str] = ("__call__", "forward")) -> None:
+        check_holds_script(pipeline)
+        super().__init__(pipeline, method_names)
+
+
 class ActorWrapper(Generic[P]):
     """A pipeline for actors: pass the wrapper to an actor and call `load()` in the actor's `__init__`.
 
@@ -118,3 +135,28 @@ class ActorWrapper(Generic[P]):
         kwargs = self.constructor_kwargs
         loaded: P = load_pipeline_in_actor(**(kwargs if device is None else kwargs | {"device": device}))
         return loaded
+
+
+class JITActorWrapper(ActorWrapper[P]):
+    """`ActorWrapper` for pipelines with TorchScript modules.
+
+    Args:
+        pipeline: any picklable object holding `torch.jit.ScriptModule`s, wherever they are in it; or one.
+        model_attr_names: as for `ActorWrapper`.
+        device: as for `ActorWrapper`.
+
+    Raises:
+        AttributeError, ValueError: as `ActorWrapper`.
+        TypeError: the pipeline holds no TorchScript module; or as `ActorWrapper`.
+    """
+
+    def __init__(
+        self, pipeline: P, model_attr_names: Sequence[str] | None = None, device: Device | None = None
+    ) -> None:
+        check_holds_script(pipeline)
+        super().__init__(pipeline, model_attr_names, device)
+
+    @property
+    def constructor_kwargs(self) -> dict[str, Any]:
+        """Arguments for `ray_zerocopy.jit.actor.load_pipeline_in_actor`."""
+        return {name: value for name, value in super().constructor_kwargs.items() if name != "use_fast_load"}

@@ -104,7 +104,7 @@ class _Walk:
         try:
             return self.scripts.finish()
         except (RuntimeError, ValueError) as error:
-            raise TypeError(f"A TorchScript module of the pipeline cannot be saved: {error}") from error
+            raise TypeError(f"A TorchScript module of the pipeline cannot be saved: {str(error).strip()}") from error
 
     def _failure(self, obj: Any) -> Exception | None:
         try:
@@ -126,7 +126,10 @@ class _Pickler(cloudpickle.CloudPickler):
 
     def skeleton(self, root: Any) -> Skeleton:
         self.dump(root)  # type: ignore[no-untyped-call]
-        self.dump((_training(self._modules), [m for m in self._modules if isinstance(m, nn.RNNBase)]))  # type: ignore[no-untyped-call]
+        training = _training(self._modules)
+        recurrent = [module for module in self._modules if isinstance(module, nn.RNNBase)]
+        scripts = {id(m): (m, python_attributes(m)) for m in self._modules if isinstance(m, torch.jit.ScriptModule)}
+        self.dump((training, recurrent, list(scripts.values())))  # type: ignore[no-untyped-call]
         return Skeleton(self._stream.getvalue(), tuple(self._buffers))
 
     def persistent_id(self, obj: Any) -> int | tuple[Any, ...] | None:
@@ -138,7 +141,7 @@ class _Pickler(cloudpickle.CloudPickler):
             return ("external", self._walk.external(obj))
         if isinstance(obj, torch.jit.ScriptModule):
             self._modules.append(obj)
-            return ("script", self._walk.scripts.add(obj), python_attributes(obj))
+            return ("script", self._walk.scripts.add(obj))
         return None
 
     def reducer_override(self, obj: Any) -> Any:

@@ -31,7 +31,11 @@ class Skeleton(NamedTuple):
     """One pickled object graph, its bulk bytes replaced by block numbers."""
 
     pickled: bytes
-    """Two pickles with one memo: the root; then its modules to put into eval mode, and its recurrent ones."""
+    """Two pickles with one memo: the root; then what is left to do to some of its modules.
+
+    That is a tuple: the modules to put into eval mode, the recurrent ones, and TorchScript modules with what Python
+    code has set on them.
+    """
     buffers: tuple[int, ...]
     """Blocks of the graph's `pickle.PickleBuffer`s (PEP 574), in the order of the stream."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-_LEAVES = (str, bytes, int, float, complex, bool, type(None), type, torch.Tensor, np.ndarray)
+_LEAVES = (str, bytes, int, float, complex, type(None), type, torch.Tensor, np.ndarray, torch.jit.ScriptModule)
 
 
 def children(obj: Any) -> Iterator[tuple[str, Any]]:

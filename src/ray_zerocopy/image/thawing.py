@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,14 +48,29 @@ def thaw_in_view(image: Image, device: torch.device | str | None = None, *, skel
     memory = _Memory(image, target)
     bones = image.skeletons[skeleton]
     unpickler = _Unpickler(bones.pickled, [memory.host(block).data for block in bones.buffers], memory, image.externals)
-    root = unpickler.load()
-    training, recurrent = unpickler.load()
+    with _no_collection():
+        root = unpickler.load()
+        training, recurrent, scripts = unpickler.load()
+    for module, attributes in scripts:
+        vars(module).update(attributes)
     for module in training:
         module.eval()
     if target.type != "cpu":
         for module in recurrent:
             module.flatten_parameters()  # cuDNN wants a recurrent module's weights in one piece
     return Thawed(root, memory.view)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """The many objects that an unpickler makes are all in use; a collection among them takes longer than a load."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Memory:
@@ -147,9 +165,8 @@ class _Unpickler(pickle.Unpickler):
                 return torch.UntypedStorage(nbytes, device="meta")
             case "external", number:
                 return self._externals[number]
-            case "script", number, attributes:
+            case "script", number:
                 if self._scripts is None:
                     self._scripts = self._memory.scripts()
-                vars(self._scripts[number]).update(attributes)
                 return self._scripts[number]
         raise pickle.UnpicklingError(f"Expected a skeleton's persistent id, got {pid!r}.")
