@@ -25,14 +25,13 @@ Registry& registry() {
   return files.get();
 }
 
-// A fork while another thread is at the registry would leave the child with a lock that nobody opens.
-void hold_registry_during_forks() {
-  [[maybe_unused]] static const bool once = [] {
-    registry();
-    System::real().at_fork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); });
-    return true;
-  }();
-}
+// A fork while another thread is at the registry would leave the child with a lock that nobody opens. Set up as the
+// engine is loaded: at the first use, a fork could come between.
+[[maybe_unused]] const bool registry_is_held_during_forks = [] {
+  registry();
+  System::real().at_fork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); });
+  return true;
+}();
 
 std::string described(const FileId& file) {
   return "file " + std::to_string(file.device_major) + ":" + std::to_string(file.device_minor) + " inode " +
@@ -83,7 +82,6 @@ BackingFile::BackingFile(const FileId& id, FileDescriptor descriptor, System& sy
     : id_(id), descriptor_(std::move(descriptor)), system_(&system) {}
 
 std::shared_ptr<const BackingFile> BackingFile::find(const FileId& file, System& system) {
-  hold_registry_during_forks();
   Registry& open = registry();
   // Held during the search, so that threads that want the same file at once open it once.
   const std::scoped_lock lock(open.mutex);
