@@ -10,7 +10,6 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 VENV := $(CURDIR)/.venv
 OLDEST_RAY_VENV := $(CURDIR)/.venv-oldest-ray
-OLDEST_RAY := 2.43.0
 REPORTS := $(CURDIR)/build/reports
 
 # The environment's cmake, ninja and tools come first, also for the rebuild that an import of the package may start.
@@ -18,6 +17,8 @@ export PATH := $(VENV)/bin:$(PATH)
 # Nothing here may look for a model on the network.
 export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
+# A Ray of its own, whatever other one runs on this machine.
+export RAY_ADDRESS := local
 
 PIP := $(VENV)/bin/python -m pip install -qq -c constraints.txt
 
@@ -73,10 +74,10 @@ test-oldest-ray: $(OLDEST_RAY_VENV)/.ready ## the Python tests on the oldest sup
 	python -m pip --python $(OLDEST_RAY_VENV) install -qq --force-reinstall --no-deps --no-build-isolation -Cbuild-dir=build/wheel .
 	PATH=$(OLDEST_RAY_VENV)/bin:$$PATH python -m pytest --junitxml=$(REPORTS)/pytest-oldest-ray.xml
 
-$(OLDEST_RAY_VENV)/.ready: $(VENV)/.ready
+$(OLDEST_RAY_VENV)/.ready: $(VENV)/.ready requirements-oldest-ray.txt
 	@echo "Setting up .venv-oldest-ray ..."
 	@python -m venv --clear --without-pip $(OLDEST_RAY_VENV)
-	@python -m pip --python $(OLDEST_RAY_VENV) install -qq --no-deps ray==$(OLDEST_RAY)
+	@python -m pip --python $(OLDEST_RAY_VENV) install -qq --no-deps -r requirements-oldest-ray.txt
 	@python -c 'import site; print(site.getsitepackages()[0])' > \
 	  "$$($(OLDEST_RAY_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/environment.pth"
 	@touch $@

@@ -113,7 +113,7 @@ def prepare_model_for_actors(model: Any) -> ray.ObjectRef[Image]:
         TypeError: it is not a model, or something in it cannot be pickled.
     """
     warn_deprecated("prepare_model_for_actors", "ActorWrapper")
-    if not is_model(model):
+    if not is_model(type(model)):
         raise TypeError(f"Expected a torch.nn.Module, got a {type(model).__name__}.")
     return store.publish(freeze(model, external=store.is_ray_reference, name="model"))
 

@@ -13,9 +13,9 @@ from ray_zerocopy import store
 from ray_zerocopy.image import Image, freeze, paths, thaw
 
 
-def is_model(obj: Any) -> bool:
-    """Whether `obj` is a unit that workers run."""
-    return isinstance(obj, nn.Module)
+def is_model(cls: type) -> bool:
+    """Whether objects of this class are units that workers run."""
+    return issubclass(cls, nn.Module)
 
 
 class Parts(NamedTuple):
@@ -27,7 +27,7 @@ class Parts(NamedTuple):
     def put_together(self, models: Sequence[Any]) -> Any:
         """A copy of the pipeline with others in the places of its models, in the order of `models`."""
         substitutes = iter(models)
-        externals = [next(substitutes) if is_model(obj) else obj for obj in self.rest.externals]
+        externals = [next(substitutes) if is_model(type(obj)) else obj for obj in self.rest.externals]
         rest = dataclasses.replace(self.rest, externals=tuple(externals))
         if not rest.segments:
             return thaw(rest)
@@ -40,8 +40,8 @@ def take_apart(pipeline: Any) -> Parts:
     Raises:
         TypeError: the rest of the pipeline cannot be pickled; the message gives the path.
     """
-    rest = freeze(pipeline, external=lambda obj: is_model(obj) or store.is_ray_reference(obj))
-    return Parts([obj for obj in rest.externals if is_model(obj)], rest)
+    rest = freeze(pipeline, external=lambda cls: is_model(cls) or store.is_ray_reference(cls))
+    return Parts([obj for obj in rest.externals if is_model(type(obj))], rest)
 
 
 def paths_of(models: Sequence[Any], pipeline: Any) -> list[str]:

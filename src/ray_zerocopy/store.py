@@ -25,9 +25,9 @@ class ModelInImage(NamedTuple):
     skeleton: int
 
 
-def is_ray_reference(obj: Any) -> bool:
-    """Whether Ray must pickle `obj` itself, as part of one of its own objects, to count who holds it."""
-    return isinstance(obj, (ray.ObjectRef, ActorHandle))
+def is_ray_reference(cls: type) -> bool:
+    """Whether Ray must pickle objects of this class itself, as part of one of its own objects, to count their users."""
+    return issubclass(cls, (ray.ObjectRef, ActorHandle))
 
 
 def publish(image: Image) -> ray.ObjectRef[Image]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,8 +22,8 @@ from ray_zerocopy.image.parametrized import reduce_parametrized
 from ray_zerocopy.image.tensors import STORAGES, StorageCollector, reduce_tensor
 from ray_zerocopy.image.torchscript import ScriptArchive, python_attributes
 
-External = Callable[[Any], bool]
-"""Says of an object whether it stays outside the image, in `Image.externals`."""
+External = Callable[[type], bool]
+"""Says of a class whether its instances stay outside the image, in `Image.externals`."""
 
 
 def freeze(pipeline: Any, *, external: External | None = None, name: str = "pipeline") -> Image:
@@ -82,11 +83,11 @@ class _Walk:
         self.externals: list[Any] = []
         self._external_numbers: dict[int, int] = {}
 
-    def external(self, obj: Any) -> int:
+    def external(self, obj: Any) -> tuple[Any, ...]:
         number = self._external_numbers.setdefault(id(obj), len(self.externals))
         if number == len(self.externals):
             self.externals.append(obj)
-        return number
+        return ("external", number)
 
     def skeleton(self, root: Any, name: str) -> Skeleton:
         try:
@@ -123,6 +124,7 @@ class _Pickler(cloudpickle.CloudPickler):
         self._walk = walk
         self._buffers: list[int] = []
         self._modules: list[nn.Module] = []
+        self._takers: dict[type, Callable[[Any], int | tuple[Any, ...] | None] | None] = {}
 
     def skeleton(self, root: Any) -> Skeleton:
         self.dump(root)  # type: ignore[no-untyped-call]
@@ -133,18 +135,32 @@ class _Pickler(cloudpickle.CloudPickler):
         return Skeleton(self._stream.getvalue(), tuple(self._buffers))
 
     def persistent_id(self, obj: Any) -> int | tuple[Any, ...] | None:
-        if isinstance(obj, STORAGES):
-            return self._walk.storages.persistent_id(obj)
-        if type(obj) in ARRAYS:
-            return self._walk.arrays.persistent_id(obj)
-        if self._walk.is_external is not None and self._walk.is_external(obj):
-            return ("external", self._walk.external(obj))
-        if isinstance(obj, torch.jit.ScriptModule):
-            self._modules.append(obj)
-            return ("script", self._walk.scripts.add(obj))
+        # Called for every object, down to each string: so what there is to do is found once for each class.
+        take = self._takers.get(type(obj), self._new_class)
+        return take(obj) if take else None
+
+    def _new_class(self, obj: Any) -> int | tuple[Any, ...] | None:
+        take = self._takers[type(obj)] = self._taker(type(obj))
+        return take(obj) if take else None
+
+    def _taker(self, cls: type) -> Callable[[Any], int | tuple[Any, ...] | None] | None:
+        if issubclass(cls, STORAGES):
+            return self._walk.storages.persistent_id
+        if cls in ARRAYS:
+            return self._walk.arrays.persistent_id
+        if self._walk.is_external is not None and self._walk.is_external(cls):
+            return self._walk.external
+        if issubclass(cls, torch.jit.ScriptModule):
+            return self._script
         return None
 
+    def _script(self, module: torch.jit.ScriptModule) -> tuple[Any, ...]:
+        self._modules.append(module)
+        return ("script", self._walk.scripts.add(module))
+
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is OrderedDict and not obj:  # a module has ten of them, for its hooks
+            return OrderedDict, ()
         if isinstance(obj, nn.Module):
             self._modules.append(obj)
             if parametrize.is_parametrized(obj):
