@@ -18,6 +18,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A small Ray of this module's own: 4 CPUs by name, a store of 700 MB."""
-    ray.init(num_cpus=4, object_store_memory=700 << 20, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=4, object_store_memory=700 << 20, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import logging
+import os
 import subprocess
 import sys
 import textwrap
@@ -224,5 +225,8 @@ SCRIPT = """
 def test_classes_of_a_script_work_in_workers_and_ray_starts_itself(wrapper: str, tmp_path: Any) -> None:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT).replace("{wrapper}", wrapper))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    environment = os.environ | {"RAY_ADDRESS": "local"}  # a Ray of its own, whatever else runs on this machine
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert "result 12.0" in done.stdout, done.stderr

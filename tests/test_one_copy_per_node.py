@@ -30,7 +30,7 @@ def add_one(model: Any) -> None:
 
 @pytest.fixture(scope="module")
 def store_with_room_for_one() -> Iterator[None]:
-    ray.init(num_cpus=4, object_store_memory=STORE, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=4, object_store_memory=STORE, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
