@@ -198,6 +198,7 @@ def draw_chart(weights: int, shared: list[Measured], plain: list[Measured]) -> N
         axes.plot(counts, sizes, marker="o", color=colour, label=label)
         axes.annotate(f"{sizes[-1]:.0f} MB", (WORKERS, sizes[-1]), (0, 8), textcoords="offset points", ha="center")
     axes.set_xticks(counts)
+    axes.margins(y=0.12)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("workers on the node")
     axes.set_ylabel("memory for the model, MB")
@@ -217,7 +218,9 @@ def main() -> None:
     pipeline = SentenceEmbedder(get_model_path())
     weights = sum(parameter.nbytes for parameter in pipeline.model.parameters())
 
-    ray.init(object_store_memory=600_000_000, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        "local", object_store_memory=600_000_000, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
