@@ -10,7 +10,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   try {
     std::uintptr_t end = 0;
-    const std::string_view text(static_cast<const char*>(static_cast<const void*>(data)), size);
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): libFuzzer's bytes are the parser's characters.
+    const std::string_view text(reinterpret_cast<const char*>(data), size);
     for (const zerocopy::Mapping& mapping : zerocopy::parse_maps(text)) {
       if (mapping.begin < end || mapping.begin >= mapping.end) {
         std::abort();

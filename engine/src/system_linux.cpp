@@ -10,6 +10,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cerrno>
@@ -228,11 +229,10 @@ class LinuxSystem final : public System {
     if (!file.ok()) {
       return {{}, file.error};
     }
-    constexpr std::size_t room = std::size_t{1} << 16U;
     std::string text;
     std::size_t length = 0;
     for (;;) {
-      text.resize(length + room);
+      text.resize(std::max<std::size_t>(256, 2 * length));
       const ssize_t count =
           uninterrupted([&] { return ::read(file.value.number(), text.data() + length, text.size() - length); });
       if (count == -1) {
@@ -338,13 +338,8 @@ class LinuxSystem final : public System {
 
 }  // namespace
 
-// close() isn't repeated when a signal interrupts it: on Linux the descriptor is gone by then, and its number may be
-// another file's.
-FileDescriptor::~FileDescriptor() {
-  if (number_ != -1) {
-    ::close(number_);
-  }
-}
+// Not repeated when a signal interrupts it: the descriptor is gone by then, and its number may be another file's.
+void FileDescriptor::close(int number) noexcept { ::close(number); }
 
 System& System::real() noexcept {
   static Immortal<LinuxSystem> system;

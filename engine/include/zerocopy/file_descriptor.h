@@ -18,12 +18,18 @@ class FileDescriptor {
   }
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
-  ~FileDescriptor();
+  ~FileDescriptor() {
+    if (number_ != -1) {
+      close(number_);
+    }
+  }
 
   // -1 when this owns no descriptor.
   [[nodiscard]] int number() const noexcept { return number_; }
 
  private:
+  static void close(int number) noexcept;
+
   int number_ = -1;
 };
 
