@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import warnings
 from typing import Any
 
 import ml_dtypes
@@ -145,13 +143,3 @@ def test_models_and_pipelines_prepared_for_actors_load_there() -> None:
     assert bits(ray_zerocopy.load_pipeline_in_actor(skeleton, refs, device="cpu")(x)) == bits(pipeline(x))
     with pytest.raises(TypeError, match="Expected a reference to what ray_zerocopy published, got a int"):
         actor.load_model_in_actor(ray.put(3))
-
-
-def warnings_of(call: Any) -> list[warnings.WarningMessage]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        call()
-    return [w for w in caught if "ray_zerocopy" in str(w.message) or w.filename.startswith(PACKAGE)]
-
-
-PACKAGE = os.path.dirname(ray_zerocopy.__file__)

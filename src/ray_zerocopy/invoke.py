@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import ray
 from torch import nn
 
+from ray_zerocopy import residents
 from ray_zerocopy.deprecation import warn_deprecated
-from ray_zerocopy.rewrite import ModuleArrays, replace_tensors
+from ray_zerocopy.numpy_bridge import key_of
+from ray_zerocopy.rewrite import ModuleArrays, put_back, replace_tensors
 from ray_zerocopy.tasks import with_stand_ins
 
 __all__ = ["call_model", "replace_tensors", "rewrite_pipeline"]
@@ -34,8 +36,9 @@ def call_model(
         method_name: the model's method.
     """
     skeleton, tensors = model_ref
-    replace_tensors(skeleton, tensors)
-    return getattr(skeleton, method_name)(*args, **(kwargs or {}))
+    arrays = [array for entry in tensors for kind in entry.values() for array in kind.values()]
+    with residents.of_this_worker().fresh(key_of(arrays), lambda: put_back(skeleton, tensors)) as model:
+        return getattr(model, method_name)(*args, **(kwargs or {}))
 
 
 def rewrite_pipeline(pipeline: P, method_names: Sequence[str] = ("__call__",)) -> P:

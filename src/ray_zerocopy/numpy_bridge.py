@@ -44,8 +44,8 @@ def as_array(tensor: torch.Tensor, name: str) -> npt.NDArray[Any]:
         raise TypeError(f"{name} ({tensor.dtype}, {tensor.layout}) has no equal in numpy: {error}") from error
 
 
-def as_tensors(arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
-    """Tensors over the arrays' memory; over private, copy-on-write windows on it where an array is read-only."""
+def as_tensors(arrays: Sequence[npt.NDArray[Any]]) -> tuple[list[torch.Tensor], _engine.View]:
+    """Tensors over the arrays' memory, and the View that the read-only ones lie in: private, copy-on-write windows."""
     locked = [array for array in arrays if not array.flags.writeable]
     spans = [span_of(array) for array in locked]
     view = _engine.View([span.data for span, _ in spans])
@@ -53,7 +53,12 @@ def as_tensors(arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
         id(array): array_in(view.segment(i), spans[i][1], array.shape, array.strides, array.dtype, writeable=True)
         for i, array in enumerate(locked)
     }
-    return [_as_tensor(unlocked.get(id(array), array)) for array in arrays]
+    return [_as_tensor(unlocked.get(id(array), array)) for array in arrays], view
+
+
+def key_of(arrays: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, int], ...]:
+    """Where arrays lie. As long as somebody keeps them, nothing else has the same key."""
+    return tuple((array.__array_interface__["data"][0], array.nbytes) for array in arrays)
 
 
 def _as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:

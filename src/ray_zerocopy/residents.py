@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ray_zerocopy import store
 from ray_zerocopy.freshness import FreshState
+from ray_zerocopy.image import Thawed
 
 
 class Limits(NamedTuple):
@@ -60,8 +61,7 @@ def _number(name: str, default: float) -> float:
 class Resident:
     """A thawed model, and how to tell whether it is still as it was thawed. For one thread at a time."""
 
-    def __init__(self, source: store.ModelInImage) -> None:
-        thawed = store.load(source)
+    def __init__(self, thawed: Thawed) -> None:
         self.model = thawed.root
         self.nbytes = 0 if thawed.view is None else thawed.view.nbytes
         self.last_used = 0.0
@@ -85,27 +85,30 @@ class Residents:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._kept: OrderedDict[tuple[bytes, int], Resident] = OrderedDict()  # the least recently used first
+        self._kept: OrderedDict[Hashable, Resident] = OrderedDict()  # the least recently used first
         self._lock = threading.Condition()
         self._evictor: threading.Thread | None = None
 
     @contextmanager
-    def fresh(self, source: store.ModelInImage) -> Iterator[Any]:
+    def fresh(self, key: Hashable, load: Callable[[], Thawed]) -> Iterator[Any]:
         """A model as if just loaded, for the body alone; it is kept afterwards if there is room.
 
-        Whoever serializes a result that lies in the model's weights must have done so before the next use of this.
+        A result of the body that lies in the model's weights must be serialized before the next use of the same model.
+
+        Args:
+            key: what the model goes by here.
+            load: makes it anew, where none is kept or the one kept has changed beyond mending.
         """
-        key = (source.image.binary(), source.skeleton)
         with self._lock:
             resident = self._kept.pop(key, None)
         if resident is None or not resident.freshen():
-            resident = Resident(source)
+            resident = Resident(load())
         try:
             yield resident.model
         finally:
             self._keep(key, resident)
 
-    def _keep(self, key: tuple[bytes, int], resident: Resident) -> None:
+    def _keep(self, key: Hashable, resident: Resident) -> None:
         resident.last_used = time.monotonic()
         with self._lock:
             self._kept[key] = resident
@@ -137,3 +140,9 @@ class Residents:
             if not wait:
                 return
             time.sleep(wait)
+
+
+@functools.cache
+def of_this_worker() -> Residents:
+    """What this process keeps, within the limits that its environment set when this was first called."""
+    return Residents(Limits.from_environment())

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ray_zerocopy.image import Thawed
 from ray_zerocopy.numpy_bridge import as_array, as_tensors
 
 ModuleArrays: TypeAlias = dict[str, dict[str, npt.NDArray[Any]]]
@@ -71,11 +72,17 @@ def replace_tensors(skeleton: nn.Module, tensors: list[ModuleArrays]) -> None:
     Raises:
         ValueError: the skeleton has another number of submodules than `tensors`.
     """
+    put_back(skeleton, tensors)
+
+
+def put_back(skeleton: nn.Module, tensors: list[ModuleArrays]) -> Thawed:
+    """As `replace_tensors`; returns the skeleton, a model now, with the View that its read-only weights lie in."""
     modules = list(skeleton.modules())
     if len(modules) != len(tensors):
         raise ValueError(f"Expected the tensors of {len(modules)} submodules for this skeleton, got {len(tensors)}.")
     arrays = {id(a): a for entry in tensors for kind in ("params", "buffers") for a in entry[kind].values()}
-    placed = dict(zip(arrays, as_tensors(list(arrays.values())), strict=True))
+    placed_tensors, view = as_tensors(list(arrays.values()))
+    placed = dict(zip(arrays, placed_tensors, strict=True))
     parameters: dict[int, nn.Parameter] = {}
     for module, entry in zip(modules, tensors, strict=True):
         for name, array in entry["params"].items():
@@ -86,6 +93,7 @@ def replace_tensors(skeleton: nn.Module, tensors: list[ModuleArrays]) -> None:
             setattr(module, name, parameters[id(array)])
         for name, array in entry["buffers"].items():
             setattr(module, name, placed[id(array)])
+    return Thawed(skeleton, view)
 
 
 replace_tensors_direct = replace_tensors

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import ray
 import torch
 
-from ray_zerocopy import store
+from ray_zerocopy import residents, store
 from ray_zerocopy.image import freeze_each
 from ray_zerocopy.models import paths_of, take_apart
-from ray_zerocopy.residents import Limits, Residents
 
 P = TypeVar("P")
 
@@ -55,13 +54,9 @@ def _run(call: _Call, *values: Any) -> Any:
     The values are arguments of the task itself, so that Ray resolves references among them, as in any task.
     """
     split = len(values) - len(call.keywords)
-    with _residents().fresh(call.model) as model, call.mode.entered():
+    key = (call.model.image.binary(), call.model.skeleton)
+    with residents.of_this_worker().fresh(key, lambda: store.load(call.model)) as model, call.mode.entered():
         return getattr(model, call.method)(*values[:split], **dict(zip(call.keywords, values[split:], strict=True)))
-
-
-@functools.cache
-def _residents() -> Residents:
-    return Residents(Limits.from_environment())
 
 
 class StandIn:
