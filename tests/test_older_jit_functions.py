@@ -151,7 +151,8 @@ def test_modules_and_pipelines_prepared_for_actors_load_there() -> None:
 
 NAMES = {
     "ray_zerocopy": "TaskWrapper JITTaskWrapper ActorWrapper JITActorWrapper rewrite_pipeline call_model "
-    "extract_tensors replace_tensors ZeroCopyModel prepare_model_for_actors load_model_in_actor rewrite_pipeline_for_actors "
+    "extract_tensors replace_tensors ZeroCopyModel prepare_model_for_actors load_model_in_actor "
+    "rewrite_pipeline_for_actors "
     "load_pipeline_in_actor",
     "ray_zerocopy.rewrite": "extract_tensors replace_tensors replace_tensors_direct",
     "ray_zerocopy.invoke": "call_model rewrite_pipeline replace_tensors",

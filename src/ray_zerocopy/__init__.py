@@ -10,6 +10,7 @@ from ray_zerocopy.actor import (
     prepare_model_for_actors,
     rewrite_pipeline_for_actors,
 )
+from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.invoke import call_model, rewrite_pipeline
 from ray_zerocopy.public import ZeroCopyModel
 from ray_zerocopy.rewrite import extract_tensors, replace_tensors
@@ -17,6 +18,7 @@ from ray_zerocopy.wrappers import ActorWrapper, JITActorWrapper, JITTaskWrapper,
 
 __all__ = [
     "ActorWrapper",
+    "CompiledProgram",
     "JITActorWrapper",
     "JITTaskWrapper",
     "TaskWrapper",

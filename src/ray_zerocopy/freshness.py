@@ -26,6 +26,7 @@ import torch
 from ray import cloudpickle
 from ray.actor import ActorHandle
 
+from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.script_state import ScriptState
 
 _IMMUTABLE: tuple[type, ...] = (
@@ -58,6 +59,8 @@ _IMMUTABLE: tuple[type, ...] = (
     torch.layout,
     torch.memory_format,
     torch.Size,
+    torch.fx.Graph,  # a program's code, which running it does not change
+    torch.fx.Node,
     ray.ObjectRef,
     ActorHandle,
 )
@@ -86,8 +89,10 @@ _TRANSPARENT: frozenset[type] = frozenset(
 )
 """Types whose whole state is what they refer to."""
 
-_SCRIPT_HANDLES = frozenset({"BufferDict", "ConcreteModuleType", "ModuleDict", "ParameterDict", "ScriptMethod"})
-"""Python's handles on parts of a `torch._C.ScriptModule`, of `torch._C`."""
+_HANDLES = frozenset(
+    {"AOTIModelPackageLoader", "BufferDict", "ConcreteModuleType", "ModuleDict", "ParameterDict", "ScriptMethod"}
+)
+"""Classes of `torch._C`: Python's handles on compiled code, and on parts of a `ScriptModule`."""
 
 _LARGEST_OPAQUE = 1 << 20
 """Bytes of pickled opaque objects above which comparing them costs more than thawing anew."""
@@ -176,7 +181,7 @@ class _Kind(enum.Enum):
 
 
 def _kind(cls: type) -> _Kind:
-    if issubclass(cls, _IMMUTABLE) or (cls.__name__ in _SCRIPT_HANDLES and cls.__module__ == "torch._C"):
+    if issubclass(cls, _IMMUTABLE) or (cls.__name__ in _HANDLES and cls.__module__.startswith("torch._C")):
         return _Kind.IMMUTABLE
     if cls is torch._C.ScriptModule:
         return _Kind.SCRIPT
@@ -186,7 +191,7 @@ def _kind(cls: type) -> _Kind:
         return _Kind.ARRAY
     if cls is types.FunctionType:
         return _Kind.FUNCTION
-    if cls in _TRANSPARENT or _is_its_referents(cls):
+    if cls in _TRANSPARENT or issubclass(cls, (torch.fx.GraphModule, CompiledProgram)) or _is_its_referents(cls):
         return _Kind.HOLDER
     return _Kind.OPAQUE
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from ray_zerocopy import store
+from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.image import Image, freeze, paths, thaw
 
 
 def is_model(cls: type) -> bool:
     """Whether objects of this class are units that workers run."""
-    return issubclass(cls, nn.Module)
+    return issubclass(cls, (nn.Module, ExportedProgram, CompiledProgram))
 
 
 class Parts(NamedTuple):
@@ -50,10 +52,15 @@ def paths_of(models: Sequence[Any], pipeline: Any) -> list[str]:
     return [found.get(id(model), f"pipeline.<model {i}>") for i, model in enumerate(models)]
 
 
+def _modules(model: Any) -> Iterator[nn.Module]:
+    if isinstance(model, nn.Module):
+        yield from model.modules()
+
+
 def check_holds_script(pipeline: Any) -> None:
     """Raise a TypeError unless the pipeline holds a TorchScript module, itself or within one of its models."""
     models = take_apart(pipeline).models
-    if not any(isinstance(part, torch.jit.ScriptModule) for model in models for part in model.modules()):
+    if not any(isinstance(part, torch.jit.ScriptModule) for model in models for part in _modules(model)):
         found = ", ".join(sorted({type(model).__name__ for model in models})) or "no model at all"
         raise TypeError(
             f"Expected torch.jit.ScriptModule somewhere in the pipeline (a {type(pipeline).__name__}), found {found}. "

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import ray
 import torch
+from torch.export import ExportedProgram
 
 from ray_zerocopy import residents, store
-from ray_zerocopy.image import freeze_each
+from ray_zerocopy.image import Thawed, freeze_each
 from ray_zerocopy.models import paths_of, take_apart
 
 P = TypeVar("P")
@@ -55,8 +56,15 @@ def _run(call: _Call, *values: Any) -> Any:
     """
     split = len(values) - len(call.keywords)
     key = (call.model.image.binary(), call.model.skeleton)
-    with residents.of_this_worker().fresh(key, lambda: store.load(call.model)) as model, call.mode.entered():
+    with residents.of_this_worker().fresh(key, lambda: _load(call.model)) as model, call.mode.entered():
         return getattr(model, call.method)(*values[:split], **dict(zip(call.keywords, values[split:], strict=True)))
+
+
+def _load(source: store.ModelInImage) -> Thawed:
+    thawed = store.load(source)
+    if isinstance(thawed.root, ExportedProgram):
+        return Thawed(thawed.root.module(), thawed.view)
+    return thawed
 
 
 class StandIn:
@@ -92,7 +100,7 @@ class StandIn:
         return getattr(self._local, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StandIn, (self.model, self._methods, self._description)
+        return type(self), (self.model, self._methods, self._description)
 
     def __repr__(self) -> str:
         return f"<{self._description}, run by Ray tasks>"
@@ -100,6 +108,14 @@ class StandIn:
     def _invoke(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         call = _Call(self.model, method, _Mode.current(), tuple(kwargs))
         return ray.get(_run.remote(call, *args, *kwargs.values()))
+
+
+class ProgramStandIn(StandIn):
+    """Stands where a `torch.export.ExportedProgram` stood."""
+
+    def module(self, check_guards: bool = True) -> ProgramStandIn:
+        """What is called of a program: here that is the stand-in itself."""
+        return self
 
 
 def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
@@ -117,6 +133,7 @@ def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
     stand_ins = []
     for number, (name, model) in enumerate(roots.items()):
         methods = {"__call__", *(m for m in method_names if callable(getattr(model, m, None)))}
-        stand_ins.append(StandIn(store.ModelInImage(image, number), methods, f"{name}: {type(model).__name__}"))
+        cls = ProgramStandIn if isinstance(model, ExportedProgram) else StandIn
+        stand_ins.append(cls(store.ModelInImage(image, number), methods, f"{name}: {type(model).__name__}"))
     rewritten: P = parts.put_together(stand_ins)
     return rewritten

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from ray import cloudpickle
 from torch import nn
+from torch.export import ExportedProgram
 from torch.nn.utils import parametrize
 
 from ray_zerocopy.image import paths
 from ray_zerocopy.image.arrays import ARRAYS, ArrayCollector
 from ray_zerocopy.image.blocks import BlockTable
+from ray_zerocopy.image.exported import UNREADABLE, reduce_exported_program
 from ray_zerocopy.image.image import FrozenScripts, Image, Skeleton
 from ray_zerocopy.image.parametrized import reduce_parametrized
 from ray_zerocopy.image.tensors import STORAGES, StorageCollector, reduce_tensor
@@ -165,6 +167,13 @@ class _Pickler(cloudpickle.CloudPickler):
             self._modules.append(obj)
             if parametrize.is_parametrized(obj):
                 return reduce_parametrized(obj)
+        elif isinstance(obj, ExportedProgram):
+            return reduce_exported_program(obj)
+        elif type(obj).__name__ == UNREADABLE:
+            raise TypeError(
+                f"an {UNREADABLE} tells nobody what it was loaded from, nor gives its weights back; compile the "
+                "exported program with ray_zerocopy.CompiledProgram.compile(program)"
+            )
         elif isinstance(obj, torch.Tensor):
             reduced = reduce_tensor(obj)
             if reduced is not None:

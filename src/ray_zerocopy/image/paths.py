@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from ray_zerocopy.image.exported import UNREADABLE
+
 _LEAVES = (str, bytes, int, float, complex, type(None), type, torch.Tensor, np.ndarray, torch.jit.ScriptModule)
 
 
 def children(obj: Any) -> Iterator[tuple[str, Any]]:
     """What `obj` holds, each with the suffix that leads to it; modules' tensors and submodules by their names."""
+    if isinstance(obj, _LEAVES) or type(obj).__name__ == UNREADABLE:
+        return
     if isinstance(obj, Mapping):
         for key, value in obj.items():
             yield f"[{key!r}]", value
@@ -29,9 +33,7 @@ def children(obj: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(obj, _LEAVES):
-        return
-    yield from getattr(obj, "__dict__", {}).items()
+    yield from list(getattr(obj, "__dict__", {}).items())
     for cls in type(obj).__mro__:
         slots = cls.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
