@@ -1,0 +1,77 @@
+"""One process: everything about one system and one model, with a Ray of its own.
+
+python -m benchmarks.measure SYSTEM CASE FULL_OR_QUICK RESULT.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from benchmarks.models import CASES, weight_bytes
+from benchmarks.plan import FULL_PLANS, QUICK_PLANS
+from benchmarks.systems import system_named
+from benchmarks.tasks import measure_tasks
+from benchmarks.workers import Workers, measure_workers
+from benchmarks.wrapping import measure_wrapping
+
+
+def measure(system_name: str, case_name: str, plans: str) -> dict[str, Any]:
+    """All figures of one system and case: `samples` by name, other results, and a reason for each part that failed."""
+    case, system = CASES[case_name], system_named(system_name)
+    plan = (QUICK_PLANS if plans == "quick" else FULL_PLANS)[case_name]
+    torch.set_num_threads(1)
+    pipeline = case.build()
+    weights = weight_bytes(pipeline)
+    result: dict[str, Any] = {"system": system_name, "case": case_name, "weights": weights}
+    samples: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+
+    def attempt(part: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        start = time.monotonic()
+        try:
+            return measured()
+        except Exception as error:
+            failed[part] = _reason(error)
+            return {}
+        finally:
+            seconds[part] = round(time.monotonic() - start, 1)
+
+    ray.init(
+        "local", num_cpus=2, object_store_memory=plan.store_bytes(weights), include_dashboard=False, log_to_driver=False
+    )
+    try:
+        with torch.no_grad():
+            samples |= attempt("wrapping", lambda: measure_wrapping(system, case, pipeline, plan))
+            if not failed:
+                start = time.monotonic()
+                workers = Workers(system_name, case, plan)
+                seconds["starting"] = round(time.monotonic() - start, 1)
+                found = attempt("workers", lambda: measure_workers(system, case, pipeline, weights, plan, workers))
+                samples |= found.pop("samples", {})
+                result |= found
+            if not failed and plan.cold_calls:
+                reader = workers.keep(min(1, len(samples["load_seconds"]) - 1))
+                samples |= attempt("tasks", lambda: measure_tasks(system, case, pipeline, plan, reader))
+    finally:
+        ray.shutdown()
+    return result | {"samples": samples, "failed": failed, "part_seconds": seconds}
+
+
+def _reason(error: Exception) -> str:
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    first_line = next(iter(str(cause).strip().splitlines()), "")
+    return f"{type(cause).__name__}: {first_line[:200]}"
+
+
+if __name__ == "__main__":
+    system_name, case_name, plans, result = sys.argv[1:]
+    Path(result).write_text(json.dumps(measure(system_name, case_name, plans)))

@@ -1,0 +1,118 @@
+"""The results as Markdown, and their place in a document that people wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.charts import Chart
+from benchmarks.figures import FIGURES, written, written_spread
+from benchmarks.models import CASES
+from benchmarks.results import Results
+from benchmarks.systems import OURS, SYSTEMS
+from benchmarks.targets import verdicts
+
+BEGIN = "<!-- What `make bench` writes begins here; it replaces all of it. -->"
+END = "<!-- What `make bench` writes ends here. -->"
+
+
+def markdown(results: Results, charts: list[Chart], images: str) -> str:
+    """Everything that was measured.
+
+    Args:
+        results: one run.
+        charts: what to show.
+        images: the folder of the charts, as seen from the document.
+    """
+    lines = ["## The machine", "", *_machine(results), "", "## Targets", "", *_targets(results), ""]
+    for chart in charts:
+        lines += [f"![{chart.title}]({images}/{chart.file})", ""]
+    for case in results.cases():
+        lines += [f"## {CASES[case].title}", "", *_case(results, case), ""]
+    return "\n".join(lines)
+
+
+def write_into(document: Path, text: str) -> None:
+    """Replace what lies between the two markers, and nothing else; without a document, or markers, add them."""
+    before, after = (document.read_text() if document.exists() else "# Benchmarks\n"), ""
+    if BEGIN in before and END in before:
+        before, _, rest = before.partition(BEGIN)
+        after = rest.partition(END)[2]
+    document.write_text(f"{before.rstrip()}\n\n{BEGIN}\n\n{text.strip()}\n\n{END}\n{after.lstrip()}")
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _machine(results: Results) -> Iterator[str]:
+    machine = results.data["machine"]
+    yield from (f"* {name}: {value}" for name, value in machine.items())
+    minutes = results.data["seconds"] / 60
+    yield f"* measured {results.data['date']}, in {minutes:.0f} minutes"
+
+
+def _targets(results: Results) -> Iterator[str]:
+    yield _row("Figure", "Target", "Measured", "Reached")
+    yield _row("---", "---", "---", "---")
+    for verdict in verdicts(results):
+        yield _row(verdict.what, verdict.target, verdict.measured, "yes" if verdict.reached else "**no**")
+
+
+def _case(results: Results, case: str) -> Iterator[str]:
+    systems = [system for system in SYSTEMS if results.get(case, system)]
+    weights = next((r["weights"] for s in systems if "weights" in (r := results.get(case, s) or {})), 0)
+    yield f"{written('_bytes', weights)} of weights. After each median, its range; then × this system's."
+    yield ""
+    yield _row("", *(SYSTEMS[system].title for system in systems))
+    yield _row("---", *("---" for _ in systems))
+    for figure, title in FIGURES.items():
+        cells = [_cell(results, case, system, figure) for system in systems]
+        if any(cell != "–" for cell in cells):
+            yield _row(title, *cells)
+    for count in (1, 2, 4, 8, 16):
+        memory = {system: results.node_memory(case, system).get(count) for system in systems}
+        if any(memory.values()):
+            ours = memory.get(OURS)
+            cells = [_beside(written("_bytes", m), m, ours, system) if m else "–" for system, m in memory.items()]
+            yield _row(f"Node memory, workers: {count}", *cells)
+    yield _row("An empty worker", *(_or_dash("_bytes", results, case, system) for system in systems))
+    yield _row("A write leaks to others", *((results.get(case, s) or {}).get("write_leaks") or "–" for s in systems))
+    yield from _reasons(results, case, systems)
+
+
+def _cell(results: Results, case: str, system: str, figure: str) -> str:
+    spread = results.spread(case, system, figure)
+    if spread is None:
+        return "–"
+    ours = results.median(case, OURS, figure)
+    ratio_says_something = figure not in ("wrap_to_put", "first_to_steady", "wrap_private_bytes")
+    text = written_spread(figure, spread)
+    return _beside(text, spread.median, ours, system) if ratio_says_something else text
+
+
+def _beside(text: str, value: float, ours: float | None, system: str) -> str:
+    if system == OURS or not ours or ours < 0 or value < 0:
+        return text
+    ratio = value / ours
+    return f"{text} · {ratio:.0f} ×" if ratio >= 10 else f"{text} · {ratio:.2f} ×"
+
+
+def _or_dash(unit: str, results: Results, case: str, system: str) -> str:
+    value = (results.get(case, system) or {}).get("empty_worker_bytes")
+    return written(unit, value) if value else "–"
+
+
+def _reasons(results: Results, case: str, systems: list[str]) -> Iterator[str]:
+    reasons = []
+    for system in systems:
+        result = results.get(case, system) or {}
+        failed = dict(result.get("failed", {}))
+        if result.get("node_memory_stopped"):
+            failed["node memory"] = result["node_memory_stopped"]
+        reasons += [f"* {SYSTEMS[system].title}, {part}: {reason}" for part, reason in failed.items()]
+    if reasons:
+        yield ""
+        yield "Not measured:"
+        yield ""
+        yield from reasons

@@ -1,0 +1,82 @@
+"""What this system is meant to reach, each within one run, and whether it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from benchmarks.figures import written
+from benchmarks.models import CASES
+from benchmarks.results import Results
+from benchmarks.systems import OURS, PUBLISHED, RAY_FLAG, RAY_PUT, SYSTEMS
+
+_NOISE = 1.05
+
+
+class Verdict(NamedTuple):
+    """One target, what was measured, and whether that reaches it."""
+
+    what: str
+    target: str
+    measured: str
+    reached: bool
+
+
+def verdicts(results: Results) -> Iterator[Verdict]:
+    """Every target that the run has the figures for."""
+    for other in (PUBLISHED, RAY_FLAG):
+        yield from _ratio(results, "bert", "load_seconds", other, 0.6, "Load, BERT-base")
+    ours, published = (results.median("bert-traced", system, "load_seconds") for system in (OURS, PUBLISHED))
+    if ours and published:
+        faster = published / ours
+        yield Verdict(
+            "Load, BERT-base traced, beside ray-zerocopy 0.2.0", "≥ 40 × faster", f"{faster:.0f} ×", faster >= 40
+        )
+    large, small = (results.median(case, OURS, "load_seconds") for case in ("linears-2gb", "linears-31mb"))
+    if large and small:
+        ratio = large / small
+        yield Verdict("Load, 2 GB in 30 layers beside 31 MB in 30 layers", "≈ 1 ×", f"{ratio:.2f} ×", ratio <= 1.5)
+    eager = [case for case in results.cases() if not CASES[case].scripted]
+    for case in eager:
+        yield from _limit(results, case, "first_to_steady", 1.15, "First call ÷ steady call")
+    for case, limit in (("bert", 1.5e-3), ("bert-traced", 2e-3)):
+        yield from _limit(results, case, "warm_overhead_seconds", limit, "A warm task call's overhead")
+    for case in results.cases():
+        yield from _limit(results, case, "wrap_to_put", 1.1, "Wrapping ÷ one `ray.put` of an array of that size")
+        private = results.median(case, OURS, "wrap_private_bytes")
+        result = results.get(case, OURS)
+        if private is not None and result is not None:
+            share = private / result["weights"]
+            what = f"Wrapping, extra private memory, {CASES[case].title}"
+            yield Verdict(what, "< 2 % of the weights", f"{share:.1%}", share < 0.02)
+    for case in results.cases():
+        memory, allowed = results.node_memory(case, OURS), results.allowed_node_memory(case, OURS, 16)
+        if 16 in memory and allowed:
+            ratio = memory[16] / allowed
+            what = f"Node memory with 16 workers ÷ (weights + 16 × (an empty worker + 2 %)), {CASES[case].title}"
+            yield Verdict(what, "≤ 1.0 ×", f"{ratio:.2f} ×", ratio <= 1.0)
+    for case in eager:
+        yield from _ratio(
+            results, case, "steady_seconds", RAY_PUT, _NOISE, f"Steady call, {CASES[case].title}", "a private copy's"
+        )
+    for case in results.cases():
+        leaks = (results.get(case, OURS) or {}).get("write_leaks")
+        if leaks is not None:
+            yield Verdict(f"A write leaks to other workers, {CASES[case].title}", "no", leaks, leaks == "no")
+
+
+def _ratio(
+    results: Results, case: str, figure: str, other: str, limit: float, what: str, name: str | None = None
+) -> Iterator[Verdict]:
+    ours, theirs = results.median(case, OURS, figure), results.median(case, other, figure)
+    if ours and theirs:
+        ratio = ours / theirs
+        beside = name or f"that of {SYSTEMS[other].title}"
+        yield Verdict(f"{what}, beside {beside}", f"≤ {limit} ×", f"{ratio:.2f} ×", ratio <= limit)
+
+
+def _limit(results: Results, case: str, figure: str, limit: float, what: str) -> Iterator[Verdict]:
+    median = results.median(case, OURS, figure)
+    if median is not None:
+        target = f"≤ {written(figure, limit)}"
+        yield Verdict(f"{what}, {CASES[case].title}", target, written(figure, median), median <= limit)

@@ -1,0 +1,105 @@
+"""What a call in task mode costs besides the model itself and besides an empty Ray task."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from benchmarks.models import Case
+from benchmarks.plan import Plan
+from benchmarks.samples import medians_of_blocks
+from benchmarks.systems import Call, System
+
+CALLERS = 2
+_AT_LEAST = 5
+_BLOCKS = 3
+
+
+@ray.remote
+def _empty() -> None:
+    pass
+
+
+def _empty_task() -> None:
+    ray.get(_empty.remote())
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure_tasks(
+    system: System, case: Case, pipeline: Any, plan: Plan, model: ActorHandle[Any]
+) -> dict[str, list[float]]:
+    """Calls with the shortest input.
+
+    `model` is a worker that has the pipeline loaded; it tells how long the model takes for the same input. Calls, empty
+    tasks and the model take turns, so that what else the machine does is the same for all three.
+    """
+    tasks = case.models if system.task_per_model else 1
+    _warm_up(system.for_tasks(case.build_tiny(), case), case)
+    model_seconds = statistics.median(ray.get(model.call.remote(short=True)) for _ in range(_AT_LEAST))
+    empty_seconds = statistics.median(_seconds(_empty_task) for _ in range(20))
+
+    cold = []
+    for _ in range(plan.cold_calls):
+        call = system.for_tasks(pipeline, case)
+        cold.append(_seconds(lambda call=call: call(*case.short_inputs)) - model_seconds - tasks * empty_seconds)
+
+    warm, calls, empties = [], [], []
+    deadline = time.monotonic() + plan.task_seconds
+    while len(warm) < plan.warm_calls and (len(warm) < _AT_LEAST or time.monotonic() < deadline):
+        empties.append(tasks * _seconds(_empty_task))
+        alone = ray.get(model.call.remote(short=True))
+        calls.append(_seconds(lambda: call(*case.short_inputs)))
+        warm.append(calls[-1] - alone - empties[-1])
+    return {
+        "cold_overhead_seconds": [seconds / tasks for seconds in cold],
+        "warm_overhead_seconds": medians_of_blocks([seconds / tasks for seconds in warm]),
+        "empty_task_seconds": medians_of_blocks([seconds / tasks for seconds in empties]),
+        "task_call_seconds": medians_of_blocks(calls),
+        "requests_per_second": [_throughput(call, case, plan.throughput_seconds / _BLOCKS) for _ in range(_BLOCKS)],
+    }
+
+
+def _warm_up(call: Call, case: Case) -> None:
+    """Let every worker process that Ray may pick import what a call needs."""
+    for _ in range(2):
+        _in_threads(lambda: _call(call, case))
+        _empty_task()
+
+
+def _call(call: Call, case: Case) -> None:
+    with torch.no_grad():  # a setting of each thread
+        call(*case.short_inputs)
+
+
+def _throughput(call: Call, case: Case, seconds: float) -> float:
+    """Requests per second of `CALLERS` threads, each of which waits for its answer before it asks again."""
+    ends: list[float] = []
+    start = time.perf_counter()
+
+    def ask() -> None:
+        while time.perf_counter() - start < seconds:
+            _call(call, case)
+            ends.append(time.perf_counter())
+
+    _in_threads(ask)
+    return len(ends) / (max(ends) - start)
+
+
+def _in_threads(work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
