@@ -64,7 +64,11 @@ class ScriptArchive:
         writer.write_end_of_file()
         indices = {root: index for index, root in enumerate(roots)}
         modules = tuple((indices[root], path) for root, path in (paths[module] for module in self._numbers))
-        return FrozenScripts(buffer.getvalue(), tuple(blocks), modules)
+        # The table that leads from the archive's code to lines of Python source is dropped: a tenth of a load, and of
+        # what a worker keeps. Errors show the TorchScript code.
+        reader = _C.PyTorchFileReader(io.BytesIO(buffer.getvalue()))
+        archive = _copied(reader, [name for name in _records(reader) if not name.endswith(".debug_pkl")])
+        return FrozenScripts(archive, tuple(blocks), modules)
 
     def _paths(self) -> dict[CppModule, tuple[CppModule, tuple[str, ...]]]:
         """For each module its outermost root among the collected ones and the way to it from there."""
@@ -116,7 +120,9 @@ class ThawedScripts:
             context.add_storage(f"{number}.storage", tensor.set_(storage_of(block)))
         holder = _C._import_ir_module_from_package(self._unit, reader, context, self._device, "0")
         if not self._compiled:
-            self._archive = _without_code(reader)
+            # What is left has no code: the importer then takes the classes that the compilation unit has already.
+            names = [name for name in _records(reader) if not name.startswith(".data/ts_code/code/")]
+            self._archive = _copied(reader, names)
             self._compiled = True
         roots = [wrap_cpp_module(module) for module in holder.getattr("modules")]
         modules = []
@@ -144,18 +150,19 @@ def python_attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
 _WRAPPER_ATTRIBUTES = frozenset(vars(wrap_cpp_module(_C.ScriptModule("Empty", _C.CompilationUnit(), True))))
 
 
-def _without_code(reader: Any) -> bytes:
-    """The archive less its code: the importer then takes the classes that its compilation unit already has."""
+def _records(reader: Any) -> list[str]:
+    """The names of an archive's records, but for those that a writer makes itself."""
+    names: list[str] = reader.get_all_records()
+    return [name for name in names if name.startswith(".data/") and name != ".data/serialization_id"]
+
+
+def _copied(reader: Any, names: list[str]) -> bytes:
+    """An archive of some of another's records."""
     buffer = io.BytesIO()
     writer = _C.PyTorchFileWriter(buffer)
-    for name in reader.get_all_records():
-        if (
-            name.startswith(".data/")
-            and name != ".data/serialization_id"
-            and not name.startswith(".data/ts_code/code/")
-        ):
-            record = reader.get_record(name)
-            writer.write_record(name, record, len(record))
+    for name in names:
+        record = reader.get_record(name)
+        writer.write_record(name, record, len(record))
     writer.write_end_of_file()
     return buffer.getvalue()
 
