@@ -26,4 +26,13 @@ std::span<const std::byte> Buffer::bytes() const noexcept {
   return {static_cast<const std::byte*>(buffer_.buf), static_cast<std::size_t>(buffer_.len)};
 }
 
+Buffers::~Buffers() {
+  if (nb::is_alive()) {
+    const nb::gil_scoped_acquire gil;
+    buffers_.clear();
+  }
+}
+
+std::span<const std::byte> Buffers::add(nb::handle exporter) { return buffers_.emplace_back(exporter).bytes(); }
+
 }  // namespace zerocopy::python

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <span>
+#include <vector>
 
 namespace zerocopy::python {
 
@@ -25,6 +26,24 @@ class Buffer {
 
  private:
   Py_buffer buffer_{};  // obj is null: none is held.
+};
+
+// Holds any number of them, and takes the GIL once to drop them all: a busy interpreter gives it only every few
+// milliseconds.
+class Buffers {
+ public:
+  Buffers() = default;
+  Buffers(Buffers&&) = delete;
+  Buffers& operator=(Buffers&&) = delete;
+  Buffers(const Buffers&) = delete;
+  Buffers& operator=(const Buffers&) = delete;
+  ~Buffers();
+
+  // Returns the exporter's bytes. Throws as Buffer does.
+  std::span<const std::byte> add(nanobind::handle exporter);
+
+ private:
+  std::vector<Buffer> buffers_;
 };
 
 }  // namespace zerocopy::python

@@ -71,14 +71,10 @@ class PythonView {
 
  private:
   static std::unique_ptr<View> make(nb::iterable segments) {
-    auto buffers = std::make_shared<std::vector<Buffer>>();
-    for (const nb::handle exporter : segments) {
-      buffers->emplace_back(exporter);
-    }
+    auto buffers = std::make_shared<Buffers>();
     std::vector<std::span<const std::byte>> spans;
-    spans.reserve(buffers->size());
-    for (const Buffer& buffer : *buffers) {
-      spans.push_back(buffer.bytes());
+    for (const nb::handle exporter : segments) {
+      spans.push_back(buffers->add(exporter));
     }
     const nb::gil_scoped_release no_gil;
     return std::make_unique<View>(spans, std::move(buffers));

@@ -64,22 +64,20 @@ inline std::string problem_in_child(const std::function<std::string()>& body) {
 // A process beside this one, under a name of its own, that holds this process's descriptors open until it goes.
 class Bystander {
  public:
-  explicit Bystander(const char* name) {
-    Pipe ready;
-    process_ = ::fork();
+  explicit Bystander(const char* name) : process_(::fork()) {
     if (process_ == 0) {
       ::alarm(60);
       until_.write = {};
       ::prctl(PR_SET_NAME, name);
       char byte = 0;
-      if (::write(ready.write.number(), &byte, 1) == 1) {
+      if (::write(ready_.write.number(), &byte, 1) == 1) {
         static_cast<void>(::read(until_.read.number(), &byte, 1) == 0);
       }
       ::_exit(0);
     }
-    ready.write = {};
+    ready_.write = {};
     char byte = 0;
-    if (::read(ready.read.number(), &byte, 1) != 1) {
+    if (::read(ready_.read.number(), &byte, 1) != 1) {
       throw std::runtime_error("the bystander did not start");
     }
   }
@@ -95,8 +93,9 @@ class Bystander {
   [[nodiscard]] int process() const { return process_; }
 
  private:
+  Pipe ready_;
   Pipe until_;
-  pid_t process_ = -1;
+  pid_t process_;
 };
 
 }  // namespace zerocopy::testing

@@ -29,7 +29,7 @@ class OwnBytes : public ::testing::Test {
 
   [[nodiscard]] std::uint64_t counted() const { return counted(mapped_.bytes()); }
 
-  [[nodiscard]] std::uint64_t counted(std::span<const std::byte> range) const {
+  [[nodiscard]] static std::uint64_t counted(std::span<const std::byte> range) {
     OldKernel old_kernel;
     const std::uint64_t scanned = Pagemap(real).own_bytes(range);
     EXPECT_EQ(Pagemap(old_kernel).own_bytes(range), scanned);
