@@ -1,0 +1,246 @@
+"""What workers keep between task calls: within its bounds, fresh for every call, given up in time."""
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import ray
+import torch
+from torch import nn
+
+from ray_zerocopy import TaskWrapper, residents
+from ray_zerocopy.image import Thawed, freeze, thaw_in_view
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+
+IDLE_SECONDS = 2.0
+
+
+class Stateful(nn.Module):
+    """Changes itself in every way that there is; what it returns tells whether any of it was left over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(600_000))
+        self.register_buffer("seen", torch.zeros(4))
+        self.calls = 0
+        self.cache: dict[str, torch.Tensor] = {}
+        self.history: list[int] = []
+        self.child = nn.Linear(2, 2)
+
+    def forward(self, how: str) -> float:
+        with torch.no_grad():
+            if how == "weight":
+                self.weight.add_(1)
+            elif how == "buffer":
+                self.seen += 1
+            elif how == "behind torch's back":
+                self.weight.detach().numpy()[:] += 1
+            elif how == "data":
+                self.weight.data = self.weight.data + 1
+            elif how == "counter":
+                self.calls += 1
+            elif how == "cache":
+                self.cache["x"] = torch.ones(1)
+            elif how == "list":
+                self.history.append(1)
+            elif how == "child":
+                self.child = nn.Linear(3, 3)
+            elif how == "new attribute":
+                self.extra = getattr(self, "extra", 0) + 1
+            elif how == "hook":
+                self.register_forward_hook(lambda *_: 100.0)
+            elif how == "gradient":
+                self.weight.requires_grad_(False)
+        left = [self.weight[0], self.seen[0], self.calls, len(self.cache), len(self.history)]
+        left += [self.child.in_features - 2, getattr(self, "extra", 0), not self.weight.requires_grad]
+        return float(sum(float(x) for x in left))
+
+
+HOW = [
+    "weight",
+    "buffer",
+    "behind torch's back",
+    "data",
+    "counter",
+    "cache",
+    "list",
+    "child",
+    "new attribute",
+    "gradient",
+]
+
+
+class Scripted(nn.Module):
+    """The same for TorchScript: an attribute, a tensor attribute, a buffer, a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(600_000))
+        self.state = torch.zeros(3)
+        self.calls = 0
+        self.history = [0]
+
+    def forward(self, how: int) -> float:
+        if how == 0:
+            self.calls += 1
+        elif how == 1:
+            self.state = self.state + 1
+        elif how == 2:
+            self.seen.add_(1)
+        elif how == 3:
+            self.state.add_(1)
+        elif how == 4:
+            self.history.append(1)
+        return float(self.calls + self.state[0] + self.seen[0] + (len(self.history) - 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_workers() -> Iterator[None]:
+    environment = {
+        "RAY_ZEROCOPY_RESIDENT_MODELS": "4",
+        "RAY_ZEROCOPY_RESIDENT_BYTES": str(100 << 20),
+        "RAY_ZEROCOPY_RESIDENT_IDLE_SECONDS": str(IDLE_SECONDS),
+    }
+    ray.init(
+        "local",
+        num_cpus=2,
+        object_store_memory=600 << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": environment},
+    )
+    yield
+    ray.shutdown()
+
+
+@ray.remote
+def resident() -> tuple[int, int, int]:
+    """This worker's process, and the number and bytes of the models that it keeps."""
+    kept = residents.of_this_worker()._kept
+    return os.getpid(), len(kept), sum(r.nbytes for r in kept.values())
+
+
+def of_both() -> dict[int, tuple[int, int]]:
+    found: dict[int, tuple[int, int]] = {}
+    for _ in range(20):
+        for pid, count, nbytes in ray.get([resident.remote() for _ in range(4)]):
+            found[pid] = (count, nbytes)
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def store_in_use() -> float:
+    total = ray.cluster_resources()["object_store_memory"]
+    return total - ray.available_resources().get("object_store_memory", 0)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_stateful_model_gives_every_call_what_a_fresh_one_would(how: str) -> None:
+    wrapped = TaskWrapper(Stateful())
+    assert [wrapped(how) for _ in range(6)] == [1.0] * 6
+    assert [wrapped("nothing") for _ in range(2)] == [0.0] * 2
+
+
+def test_a_hook_that_a_call_registers_is_not_there_for_the_next() -> None:
+    wrapped = TaskWrapper(Stateful())
+    for _ in range(4):
+        wrapped("hook")
+    assert wrapped("nothing") == 0.0
+
+
+@pytest.mark.parametrize("how", range(5))
+def test_a_stateful_script_module_gives_every_call_what_a_fresh_one_would(how: int) -> None:
+    wrapped = TaskWrapper(torch.jit.script(Scripted()))
+    assert [wrapped(how) for _ in range(6)] == [1.0] * 6
+    assert wrapped(9) == 0.0
+
+
+def test_a_failed_call_leaves_nothing_behind() -> None:
+    class Fails(Stateful):
+        def forward(self, how: str) -> float:
+            left = super().forward("counter")
+            if how == "fail":
+                raise ValueError("as asked")
+            return left
+
+    wrapped = TaskWrapper(Fails())
+    for _ in range(3):
+        with pytest.raises(ValueError, match="as asked"):
+            wrapped("fail")
+        assert wrapped("pass") == 1.0
+
+
+def test_a_hundred_wrappers_in_turn_keep_two_workers_within_their_bounds() -> None:
+    models = [nn.Linear(1024, 1024, bias=False) for _ in range(4)]  # 4 MB each
+    x = torch.randn(1, 1024)
+    for round_ in range(25):
+        wrappers = [TaskWrapper(model) for model in models]
+        for wrapper, model in zip(wrappers, models, strict=True):
+            assert torch.equal(wrapper(x), model(x)), round_
+    kept = of_both()
+    assert 1 <= len(kept) <= 2
+    for count, nbytes in kept.values():
+        assert count <= 4
+        assert nbytes <= 100 << 20
+
+
+def test_large_models_are_evicted_by_their_bytes() -> None:
+    models = [nn.Linear(4096, 3072, bias=False) for _ in range(3)]  # 50 MB each, of 100 MB
+    for _ in range(2):
+        for model in models:
+            TaskWrapper(model)(torch.randn(1, 4096))
+    for count, nbytes in of_both().values():
+        assert count <= 2
+        assert nbytes <= 100 << 20
+
+
+def test_a_dropped_wrappers_weights_leave_the_store_within_the_idle_time() -> None:
+    gc.collect()
+    assert until(lambda: store_in_use() < 1 << 20)
+    wrapper = TaskWrapper(nn.Linear(4096, 4096, bias=False))
+    wrapper(torch.randn(1, 4096))
+    assert until(lambda: store_in_use() > 60e6)
+    del wrapper
+    gc.collect()
+    assert until(lambda: store_in_use() < 1 << 20, seconds=IDLE_SECONDS + 20)
+    assert until(lambda: all(count == 0 for count, _ in of_both().values()), seconds=IDLE_SECONDS + 20)
+
+
+def test_the_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ZEROCOPY_RESIDENT_MODELS", "3")
+    monkeypatch.setenv("RAY_ZEROCOPY_RESIDENT_IDLE_SECONDS", "0.5")
+    limits = residents.Limits.from_environment()
+    assert (limits.models, limits.idle_seconds) == (3, 0.5)
+    assert limits.nbytes > 1 << 30
+    monkeypatch.setenv("RAY_ZEROCOPY_RESIDENT_BYTES", "4 GB")
+    with pytest.raises(ValueError, match=r"RAY_ZEROCOPY_RESIDENT_BYTES, got '4 GB'"):
+        residents.Limits.from_environment()
+
+
+def test_the_thread_that_evicts_ends_with_what_it_evicts() -> None:
+    kept = residents.Residents(residents.Limits(models=2, nbytes=1 << 30, idle_seconds=0.2))
+    image = freeze(nn.Linear(8, 8))
+
+    def load() -> Thawed:
+        return thaw_in_view(image)
+
+    with kept.fresh("a", load) as first:
+        pass
+    with kept.fresh("a", load) as again:
+        assert again is first
+    thread = kept._evictor
+    assert thread is not None
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    assert not kept._kept

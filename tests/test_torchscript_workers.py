@@ -1,0 +1,142 @@
+"""TorchScript in workers: what it costs them, and whose state is whose."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+import silero_vad
+import torch
+from bert import token_ids, warm_up_bert
+from memory import bits, own_bytes, weight_bytes
+from pipelines import Worker
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from ray_zerocopy import ActorWrapper, JITActorWrapper, JITTaskWrapper
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store_with_room_for_one() -> Iterator[None]:
+    ray.init("local", num_cpus=4, object_store_memory=600 << 20, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class States(nn.Module):
+    """BERT's last hidden state, as an attribute of what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bert = BertModel(BertConfig(return_dict=False)).eval()
+
+    def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"last_hidden_state": self.bert(ids)[0]}
+
+
+def hidden(model: Any, ids: torch.Tensor) -> bytes:
+    with torch.no_grad():
+        return bits(model(ids)["last_hidden_state"])
+
+
+def warm_up() -> None:
+    """What any use of BERT and of TorchScript costs a process once."""
+    warm_up_bert()
+    net = torch.jit.trace(nn.Linear(4, 4), torch.randn(1, 4))
+    for _ in range(3):
+        net(torch.randn(1, 4))
+
+
+def test_a_traced_bert_costs_four_actors_and_the_driver_almost_nothing_and_computes_the_same() -> None:
+    torch.set_num_threads(1)  # as in the workers: the order of sums must be the same
+    ids = token_ids()
+    with torch.no_grad():
+        traced = torch.jit.trace(States(), (ids,), strict=False)
+    weights = weight_bytes(traced)
+    assert weights > 430e6
+    ray.get(ray.put(b"x" * 1_000_000))
+    before = own_bytes()
+    wrapper = JITActorWrapper(traced)
+    assert own_bytes() - before < 0.05 * weights
+
+    workers = [Worker.remote(warm_up) for _ in range(4)]
+    ray.get([worker.load.remote(wrapper) for worker in workers])
+    for nth in range(3):  # the second and the third call run code that was optimised after the first
+        expected = hidden(traced, ids)
+        assert set(ray.get([worker.do.remote(hidden, ids) for worker in workers])) == {expected}
+        if nth == 0:
+            for grown in ray.get([worker.grown.remote() for worker in workers]):
+                assert grown < 0.05 * weights
+
+
+def test_two_workers_share_a_frozen_and_a_scripted_module_with_tied_weights() -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(20))).eval()
+
+    scripted = torch.jit.script(net())
+    pipeline = {"scripted": scripted, "frozen": torch.jit.freeze(scripted)}
+    weights = weight_bytes(scripted)
+    assert weights > 80e6
+    x = torch.randn(2, 1024, generator=torch.Generator().manual_seed(0))
+
+    def run(loaded: Any) -> tuple[bytes, bytes]:
+        with torch.no_grad():
+            return bits(loaded["scripted"](x)), bits(loaded["frozen"](x))
+
+    def write(loaded: Any) -> None:
+        with torch.no_grad():
+            for parameter in loaded["scripted"].parameters():
+                parameter.add_(1)
+
+    torch.set_num_threads(1)
+    in_store = ray.available_resources()["object_store_memory"]
+    wrapper = ActorWrapper(pipeline)
+    writer, reader = Worker.remote(warm_up), Worker.remote(warm_up)
+    ray.get([worker.load.remote(wrapper) for worker in (writer, reader)])
+    expected = run(pipeline)
+    assert ray.get([worker.do.remote(run) for worker in (writer, reader)]) == [expected, expected]
+    for grown in ray.get([worker.grown.remote() for worker in (writer, reader)]):
+        assert grown < 0.05 * weights
+    assert in_store - ray.available_resources()["object_store_memory"] < 1.05 * weights
+    ray.get(writer.do.remote(write))
+    changed = ray.get(writer.do.remote(run))
+    assert changed[0] != expected[0]
+    assert changed[1] != expected[1]  # tied: the frozen module has the same weights
+    assert ray.get(reader.do.remote(run)) == expected
+
+
+def speech(seed: int) -> torch.Tensor:
+    """Ten chunks of 512 samples at 16 kHz: a tone that swells, in noise."""
+    generator = torch.Generator().manual_seed(seed)
+    time = torch.arange(5120) / 16_000
+    tone = torch.sin(2 * torch.pi * (150 + 50 * seed) * time) * time * 3
+    return (tone + 0.05 * torch.randn(5120, generator=generator)).reshape(10, 512)
+
+
+def test_silero_vad_in_two_actors_fed_in_turns_keeps_each_streams_state() -> None:
+    torch.set_num_threads(1)
+    model = silero_vad.load_silero_vad()
+    wrapper = ActorWrapper({"vad": model})
+    workers = [Worker.remote() for _ in range(2)]
+    ray.get([worker.load.remote(wrapper) for worker in workers])
+    streams = [speech(1), speech(2)]
+    heard: list[list[float]] = [[], []]
+    for chunk in range(10):
+        for worker, stream, probabilities in zip(workers, streams, heard, strict=True):
+            sound = stream[chunk]
+            call = worker.do.remote(lambda p, sound: float(p["vad"](sound, 16_000)), sound)
+            probabilities.append(ray.get(call))
+    for stream, probabilities in zip(streams, heard, strict=True):
+        private = silero_vad.load_silero_vad()
+        assert probabilities == [float(private(sound, 16_000)) for sound in stream]
+    assert heard[0] != heard[1]
+
+
+def test_silero_vad_in_tasks_hears_every_chunk_as_the_first() -> None:
+    torch.set_num_threads(1)
+    wrapped = JITTaskWrapper({"vad": silero_vad.load_silero_vad()}["vad"])
+    for sound in speech(3)[:4]:
+        assert float(wrapped(sound, 16_000)) == float(silero_vad.load_silero_vad()(sound, 16_000))
