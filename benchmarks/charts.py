@@ -60,7 +60,7 @@ def _memory_by_workers(results: Results) -> tuple[Figure, str] | None:
             gigabytes = [nbytes / 1e9 for nbytes in memory.values()]
             axes.plot(list(memory), gigabytes, "o-", color=COLORS[system], label=_titles(system))
     allowed = {count: results.allowed_node_memory(case, OURS, count) for count in results.node_memory(case, OURS)}
-    label = "weights + workers × (an empty one + 2 %)"
+    label = "weights + workers x (an empty one + 2 %)"
     axes.plot(list(allowed), [(nbytes or 0) / 1e9 for nbytes in allowed.values()], "k:", label=label)
     title = f"Memory of a node's workers with {CASES[case].title}"
     axes.set(title=title, xlabel="workers", ylabel="GB", xticks=list(allowed), ylim=(0, None))

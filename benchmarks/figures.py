@@ -34,7 +34,7 @@ def written_spread(figure: str, spread: Spread) -> str:
     middle, low, high = (written(figure, value).split() for value in spread[:3])
     if middle[1:] == low[1:] == high[1:]:
         low, high = low[:1], high[:1]
-    return f"{' '.join(middle)} ({' '.join(low)} – {' '.join(high)})"
+    return f"{' '.join(middle)} ({' '.join(low)} to {' '.join(high)})"
 
 
 def _digits(value: float) -> str:

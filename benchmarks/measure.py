@@ -1,6 +1,6 @@
 """One process: everything about one system and one model, with a Ray of its own.
 
-python -m benchmarks.measure SYSTEM CASE FULL_OR_QUICK RESULT.json
+python -m benchmarks.measure SYSTEM CASE EXTENT RESULT.json
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import ray
 import torch
 
 from benchmarks.models import CASES, weight_bytes
-from benchmarks.plan import FULL_PLANS, QUICK_PLANS
+from benchmarks.plan import plan_of
 from benchmarks.systems import system_named
 from benchmarks.tasks import measure_tasks
 from benchmarks.workers import Workers, measure_workers
 from benchmarks.wrapping import measure_wrapping
 
 
-def measure(system_name: str, case_name: str, plans: str) -> dict[str, Any]:
+def measure(system_name: str, case_name: str, extent: str) -> dict[str, Any]:
     """All figures of one system and case: `samples` by name, other results, and a reason for each part that failed."""
     case, system = CASES[case_name], system_named(system_name)
-    plan = (QUICK_PLANS if plans == "quick" else FULL_PLANS)[case_name]
+    plan = plan_of(extent, case_name)
     torch.set_num_threads(1)
     pipeline = case.build()
     weights = weight_bytes(pipeline)
@@ -73,5 +73,5 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    system_name, case_name, plans, result = sys.argv[1:]
-    Path(result).write_text(json.dumps(measure(system_name, case_name, plans)))
+    system_name, case_name, extent, result = sys.argv[1:]
+    Path(result).write_text(json.dumps(measure(system_name, case_name, extent)))

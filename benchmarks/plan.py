@@ -44,4 +44,9 @@ FULL_PLANS = {
     "pipeline": SOME_WORKERS,
     "linears-31mb": LOADS_ALONE,
 }
-QUICK_PLANS = {"minilm": QUICK}
+QUICK_CASES = ("minilm",)
+
+
+def plan_of(extent: str, case: str) -> Plan:
+    """The plan for a case of a "full" or a "quick" run."""
+    return QUICK if extent == "quick" else FULL_PLANS[case]

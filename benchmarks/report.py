@@ -62,29 +62,29 @@ def _targets(results: Results) -> Iterator[str]:
 def _case(results: Results, case: str) -> Iterator[str]:
     systems = [system for system in SYSTEMS if results.get(case, system)]
     weights = next((r["weights"] for s in systems if "weights" in (r := results.get(case, s) or {})), 0)
-    yield f"{written('_bytes', weights)} of weights. After each median, its range; then × this system's."
+    yield f"{written('_bytes', weights)} of weights. After each median, its range; then x this system's."
     yield ""
     yield _row("", *(SYSTEMS[system].title for system in systems))
     yield _row("---", *("---" for _ in systems))
     for figure, title in FIGURES.items():
         cells = [_cell(results, case, system, figure) for system in systems]
-        if any(cell != "–" for cell in cells):
+        if any(cell != "-" for cell in cells):
             yield _row(title, *cells)
     for count in (1, 2, 4, 8, 16):
         memory = {system: results.node_memory(case, system).get(count) for system in systems}
         if any(memory.values()):
             ours = memory.get(OURS)
-            cells = [_beside(written("_bytes", m), m, ours, system) if m else "–" for system, m in memory.items()]
+            cells = [_beside(written("_bytes", m), m, ours, system) if m else "-" for system, m in memory.items()]
             yield _row(f"Node memory, workers: {count}", *cells)
     yield _row("An empty worker", *(_or_dash("_bytes", results, case, system) for system in systems))
-    yield _row("A write leaks to others", *((results.get(case, s) or {}).get("write_leaks") or "–" for s in systems))
+    yield _row("A write leaks to others", *((results.get(case, s) or {}).get("write_leaks") or "-" for s in systems))
     yield from _reasons(results, case, systems)
 
 
 def _cell(results: Results, case: str, system: str, figure: str) -> str:
     spread = results.spread(case, system, figure)
     if spread is None:
-        return "–"
+        return "-"
     ours = results.median(case, OURS, figure)
     ratio_says_something = figure not in ("wrap_to_put", "first_to_steady", "wrap_private_bytes")
     text = written_spread(figure, spread)
@@ -95,12 +95,12 @@ def _beside(text: str, value: float, ours: float | None, system: str) -> str:
     if system == OURS or not ours or ours < 0 or value < 0:
         return text
     ratio = value / ours
-    return f"{text} · {ratio:.0f} ×" if ratio >= 10 else f"{text} · {ratio:.2f} ×"
+    return f"{text} · {ratio:.0f} x" if ratio >= 10 else f"{text} · {ratio:.2f} x"
 
 
 def _or_dash(unit: str, results: Results, case: str, system: str) -> str:
     value = (results.get(case, system) or {}).get("empty_worker_bytes")
-    return written(unit, value) if value else "–"
+    return written(unit, value) if value else "-"
 
 
 def _reasons(results: Results, case: str, systems: list[str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.figures import written
 from benchmarks.machine import machine
 from benchmarks.models import CASES
-from benchmarks.plan import FULL_PLANS, QUICK_PLANS
+from benchmarks.plan import FULL_PLANS, QUICK_CASES
 from benchmarks.published_environment import published_python
 from benchmarks.results import Results
 from benchmarks.samples import Spread
@@ -28,14 +28,14 @@ BUILD = ROOT / "build" / "benchmarks"
 _PROCESS_SECONDS = 240
 
 
-def run(plans: str, minutes: float) -> Results:
+def run(extent: str, minutes: float) -> Results:
     """Measure everything, or the quick subset, printing what comes out as it comes.
 
     Args:
-        plans: "full" or "quick".
+        extent: "full" or "quick".
         minutes: what has not begun by then is not measured, and said to be so.
     """
-    cases = QUICK_PLANS if plans == "quick" else FULL_PLANS
+    cases = QUICK_CASES if extent == "quick" else FULL_PLANS
     pairs = [(case, system) for case in cases for system in SYSTEMS]
     BUILD.mkdir(parents=True, exist_ok=True)
     python_for = {False: Path(sys.executable), True: published_python(BUILD / "published")}
@@ -48,7 +48,7 @@ def run(plans: str, minutes: float) -> Results:
         if elapsed > minutes * 60:
             result = _failed(case, system, f"not begun after {minutes:.0f} minutes")
         else:
-            result = _measure_in_process(python_for[SYSTEMS[system].published], case, system, plans)
+            result = _measure_in_process(python_for[SYSTEMS[system].published], case, system, extent)
         for line in _summary(result):
             print(f"    {line}", flush=True)
         results.append(result)
@@ -56,7 +56,7 @@ def run(plans: str, minutes: float) -> Results:
     return Results({"date": str(date.today()), "seconds": seconds, "machine": machine(), "results": results})
 
 
-def _measure_in_process(python: Path, case: str, system: str, plans: str) -> dict[str, Any]:
+def _measure_in_process(python: Path, case: str, system: str, extent: str) -> dict[str, Any]:
     """Run `benchmarks.measure`, in a folder that is gone afterwards; its output is in build/benchmarks."""
     log = BUILD / f"{case}-{system}.log"
     with tempfile.TemporaryDirectory(dir=BUILD) as folder, log.open("w") as output:
@@ -65,7 +65,7 @@ def _measure_in_process(python: Path, case: str, system: str, plans: str) -> dic
         environment |= {"BENCHMARKS_FOLDER": folder, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         # A session of its own: if it has to be killed, so is its Ray.
         process = subprocess.Popen(
-            [python, "-W", "ignore", "-m", "benchmarks.measure", system, case, plans, result],
+            [python, "-W", "ignore", "-m", "benchmarks.measure", system, case, extent, result],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,

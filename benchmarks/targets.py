@@ -30,12 +30,12 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     if ours and published:
         faster = published / ours
         yield Verdict(
-            "Load, BERT-base traced, beside ray-zerocopy 0.2.0", "≥ 40 × faster", f"{faster:.0f} ×", faster >= 40
+            "Load, BERT-base traced, beside ray-zerocopy 0.2.0", "≥ 40 x faster", f"{faster:.0f} x", faster >= 40
         )
     large, small = (results.median(case, OURS, "load_seconds") for case in ("linears-2gb", "linears-31mb"))
     if large and small:
         ratio = large / small
-        yield Verdict("Load, 2 GB in 30 layers beside 31 MB in 30 layers", "≈ 1 ×", f"{ratio:.2f} ×", ratio <= 1.5)
+        yield Verdict("Load, 2 GB in 30 layers beside 31 MB in 30 layers", "≈ 1 x", f"{ratio:.2f} x", ratio <= 1.5)
     eager = [case for case in results.cases() if not CASES[case].scripted]
     for case in eager:
         yield from _limit(results, case, "first_to_steady", 1.15, "First call ÷ steady call")
@@ -53,8 +53,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         memory, allowed = results.node_memory(case, OURS), results.allowed_node_memory(case, OURS, 16)
         if 16 in memory and allowed:
             ratio = memory[16] / allowed
-            what = f"Node memory with 16 workers ÷ (weights + 16 × (an empty worker + 2 %)), {CASES[case].title}"
-            yield Verdict(what, "≤ 1.0 ×", f"{ratio:.2f} ×", ratio <= 1.0)
+            what = f"Node memory with 16 workers ÷ (weights + 16 x (an empty worker + 2 %)), {CASES[case].title}"
+            yield Verdict(what, "≤ 1.0 x", f"{ratio:.2f} x", ratio <= 1.0)
     for case in eager:
         yield from _ratio(
             results, case, "steady_seconds", RAY_PUT, _NOISE, f"Steady call, {CASES[case].title}", "a private copy's"
@@ -72,7 +72,7 @@ def _ratio(
     if ours and theirs:
         ratio = ours / theirs
         beside = name or f"that of {SYSTEMS[other].title}"
-        yield Verdict(f"{what}, beside {beside}", f"≤ {limit} ×", f"{ratio:.2f} ×", ratio <= limit)
+        yield Verdict(f"{what}, beside {beside}", f"≤ {limit} x", f"{ratio:.2f} x", ratio <= limit)
 
 
 def _limit(results: Results, case: str, figure: str, limit: float, what: str) -> Iterator[Verdict]:
