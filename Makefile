@@ -20,12 +20,17 @@ export RAY_USAGE_STATS_ENABLED := 0
 # A Ray of its own, whatever other one runs on this machine.
 export RAY_ADDRESS := local
 
+# An import of the editable package rebuilds the extension when C++ changed, by running CMake. `setup` does that once;
+# the many workers of a Ray cluster need not look again.
+export SKBUILD_EDITABLE_SKIP = $(wildcard $(CURDIR)/build/editable-*)
+
 PIP := $(VENV)/bin/python -m pip install -qq -c constraints.txt
 
 ## set-up
 
 .PHONY: setup
 setup: $(VENV)/.ready ## the virtual environment with pinned dependencies and the compiled extension
+	@env -u SKBUILD_EDITABLE_SKIP python -c 'import ray_zerocopy._engine'
 
 # torch goes in before anything that depends on it, so that the pinned build is the one that is found.
 $(VENV)/.tools: constraints.txt
