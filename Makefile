@@ -42,7 +42,7 @@ $(VENV)/.tools: constraints.txt
 
 $(VENV)/.ready: $(VENV)/.tools pyproject.toml
 	@echo "... and Ray, the other packages and the extension"
-	@$(PIP) --no-build-isolation -e '.[demo,test,lint]'
+	@$(PIP) --no-build-isolation -e '.[bench,demo,test,lint]'
 	@touch $@
 
 .PHONY: googletest
@@ -86,6 +86,14 @@ $(OLDEST_RAY_VENV)/.ready: $(VENV)/.ready requirements-oldest-ray.txt
 	@python -c 'import site; print(site.getsitepackages()[0])' > \
 	  "$$($(OLDEST_RAY_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/environment.pth"
 	@touch $@
+
+.PHONY: bench
+bench: setup ## this beside other ways to share a model: tables and charts in docs/benchmarks.md, in 20 minutes
+	@python -m benchmarks
+
+.PHONY: bench-quick
+bench-quick: setup ## the same with one model, into build/benchmarks/, in 2 minutes
+	@python -m benchmarks --quick
 
 ## what keeps the sources in order
 
