@@ -95,6 +95,14 @@ bench: setup ## this beside other ways to share a model: tables and charts in do
 bench-quick: setup ## the same with one model, into build/benchmarks/, in 2 minutes
 	@python -m benchmarks --quick
 
+.PHONY: docs
+docs: $(VENV)/.docs ## the documentation as a site, in site/; warnings are errors
+	mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.ready
+	@$(PIP) --no-build-isolation -e '.[docs]'
+	@touch $@
+
 ## what keeps the sources in order
 
 CPP_SOURCES = $(shell find engine -name '*.cpp' -o -name '*.h')

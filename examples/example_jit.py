@@ -81,7 +81,8 @@ def main() -> None:
     def in_a_task(pipeline: JITTaskWrapper[Pipeline]) -> torch.Tensor:
         return pipeline(signals)
 
-    print(f"and so does one from another task:               {torch.equal(ray.get(in_a_task.remote(wrapped)), first)}")
+    from_a_task = ray.get(in_a_task.remote(wrapped))
+    print(f"and so does one from another task:               {torch.equal(from_a_task, first)}")
     ray.shutdown()
 
 

@@ -92,7 +92,7 @@ def main() -> None:
         logging_level="ERROR",
     )
     show(
-        "a program of torch.export (the first in a process imports torch.export's Python)",
+        "a program of torch.export (the first in a process imports a good part of torch)",
         Exported(program),
         documents,
         expected,
