@@ -15,9 +15,9 @@ from typing import Any
 import ray
 import torch
 
-from benchmarks.models import CASES, weight_bytes
-from benchmarks.plan import plan_of
-from benchmarks.systems import system_named
+from benchmarks.models import CASES, Case, weight_bytes
+from benchmarks.plan import Plan, plan_of
+from benchmarks.systems import System, system_named
 from benchmarks.tasks import measure_tasks
 from benchmarks.workers import Workers, measure_workers
 from benchmarks.wrapping import measure_wrapping
@@ -28,14 +28,15 @@ def measure(system_name: str, case_name: str, extent: str) -> dict[str, Any]:
     case, system = CASES[case_name], system_named(system_name)
     plan = plan_of(extent, case_name)
     torch.set_num_threads(1)
-    pipeline = case.build()
-    weights = weight_bytes(pipeline)
-    result: dict[str, Any] = {"system": system_name, "case": case_name, "weights": weights}
+    result: dict[str, Any] = {"system": system_name, "case": case_name, "weights": case.nbytes}
     samples: dict[str, list[float]] = {}
     failed: dict[str, str] = {}
     seconds: dict[str, float] = {}
 
     def attempt(part: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Nothing once a part has failed: later ones need what earlier ones did."""
+        if failed:
+            return {}
         start = time.monotonic()
         try:
             return measured()
@@ -45,25 +46,31 @@ def measure(system_name: str, case_name: str, extent: str) -> dict[str, Any]:
         finally:
             seconds[part] = round(time.monotonic() - start, 1)
 
-    ray.init(
-        "local", num_cpus=2, object_store_memory=plan.store_bytes(weights), include_dashboard=False, log_to_driver=False
-    )
+    store = plan.store_bytes(case.nbytes)
+    ray.init("local", num_cpus=2, object_store_memory=store, include_dashboard=False, log_to_driver=False)
     try:
         with torch.no_grad():
-            samples |= attempt("wrapping", lambda: measure_wrapping(system, case, pipeline, plan))
-            if not failed:
-                start = time.monotonic()
-                workers = Workers(system_name, case, plan)
-                seconds["starting"] = round(time.monotonic() - start, 1)
-                found = attempt("workers", lambda: measure_workers(system, case, pipeline, weights, plan, workers))
-                samples |= found.pop("samples", {})
-                result |= found
-            if not failed and plan.cold_calls:
-                reader = workers.keep(min(1, len(samples["load_seconds"]) - 1))
-                samples |= attempt("tasks", lambda: measure_tasks(system, case, pipeline, plan, reader))
+            made = attempt("everything", lambda: _make(system, case, system_name, plan))
+            if made:
+                result["weights"] = weight_bytes(made["pipeline"])
+            samples |= attempt("wrapping", lambda: measure_wrapping(system, case, made["pipeline"], plan))
+            found = attempt("workers", lambda: measure_workers(system, case, plan=plan, **made))
+            samples |= found.pop("samples", {})
+            result |= found
+            if plan.cold_calls:
+                samples |= attempt("tasks", lambda: measure_tasks(system, case, plan=plan, **made))
     finally:
         ray.shutdown()
     return result | {"samples": samples, "failed": failed, "part_seconds": seconds}
+
+
+def _make(system: System, case: Case, system_name: str, plan: Plan) -> dict[str, Any]:
+    """The pipeline, and warm workers; neither, but an error, if the system cannot share such a pipeline at all."""
+    system.share(case.build_tiny(), case)
+    workers = Workers(system_name, case, plan)
+    pipeline = case.build()
+    workers.wait()
+    return {"pipeline": pipeline, "workers": workers}
 
 
 def _reason(error: Exception) -> str:

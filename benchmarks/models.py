@@ -23,6 +23,8 @@ class Case:
 
     name: str
     title: str
+    nbytes: int
+    """Bytes of its weights, rounded up."""
     build: Callable[[], Any]
     """Makes the pipeline."""
     build_tiny: Callable[[], Any]
@@ -119,6 +121,7 @@ CASES = {
         Case(
             "bert",
             "BERT-base",
+            440_000_000,
             _bert,
             functools.partial(_bert, **_TINY_BERT),
             _ids(32),
@@ -127,6 +130,7 @@ CASES = {
         Case(
             "bert-traced",
             "BERT-base, traced",
+            440_000_000,
             _traced_bert,
             functools.partial(_traced_bert, **_TINY_BERT),
             _ids(32),
@@ -136,6 +140,7 @@ CASES = {
         Case(
             "gpt2",
             "GPT-2 (tied weights)",
+            500_000_000,
             _gpt2,
             functools.partial(_gpt2, n_layer=1, n_embd=48, n_head=2),
             _ids(32),
@@ -144,6 +149,7 @@ CASES = {
         Case(
             "minilm",
             "MiniLM, its real weights",
+            92_000_000,
             _minilm,
             functools.partial(_bert, **_TINY_BERT),
             _ids(32),
@@ -152,6 +158,7 @@ CASES = {
         Case(
             "pipeline",
             "Pipeline of 3 models",
+            332_000_000,
             functools.partial(_tagger, 768, 8),
             functools.partial(_tagger, 24, 1),
             _ids(32),
@@ -161,6 +168,7 @@ CASES = {
         Case(
             "linears-2gb",
             "30 linear layers, 2 GB",
+            2_015_000_000,
             functools.partial(_linears, 4096),
             functools.partial(_one_linear, 4096),
             (torch.ones(4, 4096),),
@@ -169,6 +177,7 @@ CASES = {
         Case(
             "linears-31mb",
             "30 linear layers, 31 MB",
+            32_000_000,
             functools.partial(_linears, 512),
             functools.partial(_one_linear, 512),
             (torch.ones(4, 512),),

@@ -32,12 +32,12 @@ SOME_WORKERS = Plan(
     workers=4, steady_calls=7, wraps=3, cold_calls=3, warm_calls=50, task_seconds=5, throughput_seconds=2
 )
 LARGE = Plan(workers=4, steady_calls=5, wraps=3, cold_calls=1, warm_calls=20, task_seconds=5, throughput_seconds=2)
-LOADS_ALONE = Plan(workers=4, steady_calls=5, wraps=3, cold_calls=0, warm_calls=0, task_seconds=0, throughput_seconds=0)
+LOADS_ALONE = Plan(workers=3, steady_calls=5, wraps=3, cold_calls=0, warm_calls=0, task_seconds=0, throughput_seconds=0)
 QUICK = Plan(workers=3, steady_calls=5, wraps=3, cold_calls=2, warm_calls=25, task_seconds=2, throughput_seconds=1.5)
 
 FULL_PLANS = {
     "bert": MANY_WORKERS,
-    "bert-traced": MANY_WORKERS,
+    "bert-traced": SOME_WORKERS,
     "linears-2gb": LARGE,
     "minilm": SOME_WORKERS,
     "gpt2": SOME_WORKERS,

@@ -10,12 +10,12 @@ from typing import Any
 
 import ray
 import torch
-from ray.actor import ActorHandle
 
 from benchmarks.models import Case
 from benchmarks.plan import Plan
 from benchmarks.samples import medians_of_blocks
 from benchmarks.systems import Call, System
+from benchmarks.workers import Workers
 
 CALLERS = 2
 _AT_LEAST = 5
@@ -37,14 +37,13 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure_tasks(
-    system: System, case: Case, pipeline: Any, plan: Plan, model: ActorHandle[Any]
-) -> dict[str, list[float]]:
+def measure_tasks(system: System, case: Case, pipeline: Any, plan: Plan, workers: Workers) -> dict[str, list[float]]:
     """Calls with the shortest input.
 
-    `model` is a worker that has the pipeline loaded; it tells how long the model takes for the same input. Calls, empty
-    tasks and the model take turns, so that what else the machine does is the same for all three.
+    The one of `workers` that is left has the pipeline loaded; it tells how long the model takes for the same input.
+    Calls, empty tasks and the model take turns, so that what else the machine does is the same for all three.
     """
+    [model] = workers.actors
     tasks = case.models if system.task_per_model else 1
     _warm_up(system.for_tasks(case.build_tiny(), case), case)
     model_seconds = statistics.median(ray.get(model.call.remote(short=True)) for _ in range(_AT_LEAST))

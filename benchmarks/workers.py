@@ -17,34 +17,27 @@ from benchmarks.worker import Worker
 
 COUNTS = (1, 2, 4, 8, 16)
 _SPARE = 2 << 30
-_PARALLEL_STARTS = 4
 
 
 class Workers:
-    """Actors of one system and case, all started and warm."""
+    """Actors of one system and case. They start in the background; `wait` until they are warm."""
 
     def __init__(self, system: str, case: Case, plan: Plan) -> None:
-        self.actors: list[ActorHandle[Any]] = []
+        self.actors: list[ActorHandle[Any]] = [Worker.remote(system, case.name) for _ in range(plan.workers)]
         self.processes: list[int] = []
-        while len(self.actors) < plan.workers:
-            count = min(_PARALLEL_STARTS, plan.workers - len(self.actors))
-            started = [Worker.remote(system, case.name) for _ in range(count)]
-            self.actors += started
-            self.processes += ray.get([actor.process.remote() for actor in started])
 
-    def keep(self, kept: int) -> ActorHandle[Any]:
+    def wait(self) -> None:
+        self.processes = ray.get([actor.process.remote() for actor in self.actors])
+
+    def keep(self, actor: ActorHandle[Any]) -> None:
         """End all but one."""
-        actor = self.actors[kept]
         for other in self.actors:
             if other is not actor:
                 ray.kill(other)
         self.actors = [actor]
-        return actor
 
 
-def measure_workers(
-    system: System, case: Case, pipeline: Any, weights: int, plan: Plan, workers: Workers
-) -> dict[str, Any]:
+def measure_workers(system: System, case: Case, pipeline: Any, plan: Plan, workers: Workers) -> dict[str, Any]:
     """Load in one worker after the other; all exist from the start, so that they divide what every process shares."""
     empty = statistics.mean(bytes_beside_store(process) for process in workers.processes)
     shared = system.share(pipeline, case)
@@ -52,7 +45,7 @@ def measure_workers(
     node_memory: list[dict[str, float]] = []
     stopped: str | None = None
     for count, actor in enumerate(workers.actors, 1):
-        needed = 3 * weights + _SPARE
+        needed = 3 * case.nbytes + _SPARE
         if available_bytes() < needed:
             stopped = f"stopped at {count - 1} workers: less than {needed / 1e9:.0f} GB of memory were left"
             break
@@ -62,6 +55,8 @@ def measure_workers(
             node_memory.append({"workers": count, "bytes": store.settled_bytes() + in_workers})
     # Pages of a file that only the first worker has mapped so far count as its own.
     others = loaded[1:] or loaded
+    leaks = _write_leaks(workers.actors[0], workers.actors[1]) if len(loaded) > 1 else None
+    workers.keep(workers.actors[min(1, len(loaded) - 1)])  # not the writer
     return {
         "samples": {
             "load_seconds": [one["load_seconds"] for one in loaded],
@@ -74,7 +69,7 @@ def measure_workers(
         "empty_worker_bytes": empty,
         "node_memory": node_memory,
         "node_memory_stopped": stopped,
-        "write_leaks": _write_leaks(workers.actors[0], workers.actors[1]) if len(loaded) > 1 else None,
+        "write_leaks": leaks,
     }
 
 
