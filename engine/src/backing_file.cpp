@@ -27,6 +27,7 @@ Registry& registry() {
 
 // A fork while another thread is at the registry would leave the child with a lock that nobody opens. Set up as the
 // engine is loaded: at the first use, a fork could come between.
+// NOLINTNEXTLINE(bugprone-throwing-static-initialization): it is noexcept.
 [[maybe_unused]] const bool registry_is_held_during_forks = []() noexcept {
   registry();
   System::real().at_fork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); });

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -55,7 +56,36 @@ struct PagemapScan {
 constexpr std::uint64_t kPageIsFile = 1U << 2U;
 constexpr std::uint64_t kPageIsPresent = 1U << 3U;
 constexpr std::uint64_t kPageIsSwapped = 1U << 4U;
+constexpr std::uint64_t kPageIsWritten = 1U << 1U;
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
+
+// include/uapi/linux/userfaultfd.h
+constexpr int kUserModeOnly = 1;
+struct UserfaultApi {
+  std::uint64_t api;
+  std::uint64_t features;
+  std::uint64_t ioctls;
+};
+struct UserfaultRegister {
+  std::uint64_t start;
+  std::uint64_t length;
+  std::uint64_t mode;
+  std::uint64_t ioctls;
+};
+struct UserfaultWriteProtect {
+  std::uint64_t start;
+  std::uint64_t length;
+  std::uint64_t mode;
+};
+constexpr std::uint64_t kUserfaultApi = 0xAA;
+constexpr std::uint64_t kWriteProtectSharedMemory = 1U << 12U;
+constexpr std::uint64_t kWriteProtectUnpopulated = 1U << 13U;
+constexpr std::uint64_t kWriteProtectAsynchronous = 1U << 15U;
+constexpr std::uint64_t kRegisterWriteProtect = 1U << 1U;
+constexpr std::uint64_t kProtect = 1U << 0U;
+constexpr unsigned long kUserfaultApiCall = _IOWR(0xAA, 0x3F, UserfaultApi);
+constexpr unsigned long kUserfaultRegister = _IOWR(0xAA, 0x00, UserfaultRegister);
+constexpr unsigned long kUserfaultWriteProtect = _IOWR(0xAA, 0x06, UserfaultWriteProtect);
 
 struct MappingQuery {
   std::uint64_t size;
@@ -201,6 +231,51 @@ class LinuxSystem final : public System {
       result.own_bytes += region.end - region.start;
     }
     return {result};
+  }
+
+  Result<FileDescriptor> open_write_watch() override {
+    FileDescriptor watch(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | kUserModeOnly)));
+    if (watch.number() == -1) {
+      return {{}, errno};
+    }
+    UserfaultApi api{kUserfaultApi, kWriteProtectSharedMemory | kWriteProtectUnpopulated | kWriteProtectAsynchronous,
+                     0};
+    if (uninterrupted([&] { return ::ioctl(watch.number(), kUserfaultApiCall, &api); }) == -1) {
+      return {{}, errno};
+    }
+    return {std::move(watch)};
+  }
+
+  int watch_writes(int watch, std::span<std::byte> range) override {
+    const std::uint64_t start = std::bit_cast<std::uintptr_t>(range.data());
+    UserfaultRegister registration{start, range.size(), kRegisterWriteProtect, 0};
+    UserfaultWriteProtect protection{start, range.size(), kProtect};
+    if (uninterrupted([&] { return ::ioctl(watch, kUserfaultRegister, &registration); }) == -1 ||
+        uninterrupted([&] { return ::ioctl(watch, kUserfaultWriteProtect, &protection); }) == -1) {
+      return errno;
+    }
+    return 0;
+  }
+
+  Result<WrittenPages> scan_written_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) override {
+    std::array<PageRegion, 256> regions;  // NOLINT(cppcoreguidelines-pro-type-member-init): the kernel fills it.
+    PagemapScan scan{};
+    scan.size = sizeof scan;
+    scan.start = begin;
+    scan.end = end;
+    scan.vec = std::bit_cast<std::uintptr_t>(regions.data());
+    scan.vec_len = regions.size();
+    scan.category_mask = kPageIsWritten;
+    scan.return_mask = kPageIsWritten;
+    const int count = uninterrupted([&] { return ::ioctl(pagemap, kPagemapScan, &scan); });
+    if (count == -1) {
+      return {{}, errno};
+    }
+    WrittenPages result{scan.walk_end, {}};
+    for (const PageRegion& region : std::span(regions).first(static_cast<std::size_t>(count))) {
+      result.ranges.emplace_back(region.start, region.end);
+    }
+    return {std::move(result)};
   }
 
   Result<FileDescriptor> open(const std::string& path) override { return open_in(AT_FDCWD, path.c_str()); }

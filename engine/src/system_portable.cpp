@@ -24,6 +24,11 @@ class PortableSystem final : public System {
   Result<PageScan> scan_own_pages(int /*pagemap*/, std::uintptr_t /*begin*/, std::uintptr_t /*end*/) override {
     return {{}, ENOTSUP};
   }
+  Result<FileDescriptor> open_write_watch() override { return {{}, ENOTSUP}; }
+  int watch_writes(int /*watch*/, std::span<std::byte> /*range*/) override { return ENOTSUP; }
+  Result<WrittenPages> scan_written_pages(int /*pagemap*/, std::uintptr_t /*begin*/, std::uintptr_t /*end*/) override {
+    return {{}, ENOTSUP};
+  }
   Result<FileDescriptor> open(const std::string& /*path*/) override { return {{}, ENOTSUP}; }
   Result<FileStatus> status(int /*descriptor*/) override { return {{}, ENOTSUP}; }
   Result<std::size_t> read_at(int /*descriptor*/, std::span<std::byte> /*into*/, std::uint64_t /*offset*/) override {

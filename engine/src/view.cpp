@@ -1,5 +1,6 @@
 #include "zerocopy/view.h"
 
+#include <mutex>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "zerocopy/error.h"
 #include "zerocopy/pagemap.h"
 #include "zerocopy/prefault.h"
+#include "zerocopy/write_watch.h"
 
 namespace zerocopy {
 
@@ -36,9 +38,25 @@ class View::Impl {
   [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
   [[nodiscard]] Prefault& prefault() const noexcept { return *prefault_; }
 
+  bool watch_writes() {
+    if (watch() != nullptr || regions_.empty()) {
+      return true;
+    }
+    if (diverged_bytes() != 0) {
+      return false;
+    }
+    const std::shared_ptr<WriteWatch> begun = WriteWatch::begin(mapped_bytes(), *system_);
+    const std::scoped_lock lock(watch_mutex_);
+    watch_ = begun;
+    return begun != nullptr;
+  }
+
   [[nodiscard]] std::uint64_t diverged_bytes() const {
     if (regions_.empty()) {
       return 0;
+    }
+    if (const auto watching = watch(); watching != nullptr) {
+      return watching->written_bytes();
     }
     Pagemap pagemap(*system_);
     std::uint64_t own = 0;
@@ -49,6 +67,24 @@ class View::Impl {
   }
 
   void reset() {
+    if (const auto watching = watch(); watching != nullptr) {
+      watching->discard_written();
+    } else {
+      discard_all();
+    }
+    if (copies_) {
+      copies_->copy_again();
+    }
+  }
+
+ private:
+  // Null as well in a forked child, for which the kernel notes nothing.
+  [[nodiscard]] std::shared_ptr<WriteWatch> watch() const {
+    const std::scoped_lock lock(watch_mutex_);
+    return watch_ != nullptr && watch_->applies() ? watch_ : nullptr;
+  }
+
+  void discard_all() {
     for (const Region& region : regions_) {
       if (const int error = system_->discard(region.bytes()); error != 0) {
         throw Error(
@@ -57,12 +93,8 @@ class View::Impl {
             error);
       }
     }
-    if (copies_) {
-      copies_->copy_again();
-    }
   }
 
- private:
   // A region that the kernel won't map is added to what the plan has to copy.
   void map(PlannedRegion planned, std::span<const std::span<const std::byte>> segments, Plan& plan) {
     try {
@@ -113,6 +145,8 @@ class View::Impl {
   std::uint64_t nbytes_ = 0;
   std::uint64_t copied_bytes_ = 0;
   std::string reason_;
+  mutable std::mutex watch_mutex_;
+  std::shared_ptr<WriteWatch> watch_;
   std::unique_ptr<Prefault> prefault_;
 };
 
@@ -144,6 +178,8 @@ void View::prefault(unsigned threads) { impl_->prefault().start(threads); }
 void View::wait_prefault() const noexcept { impl_->prefault().wait(); }
 
 std::uint64_t View::diverged_bytes() const { return impl_->diverged_bytes(); }
+
+bool View::watch_writes() { return impl_->watch_writes(); }
 
 void View::reset() { impl_->reset(); }
 

@@ -30,6 +30,11 @@ class ForwardingSystem : public System {
   Result<PageScan> scan_own_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) override {
     return real().scan_own_pages(pagemap, begin, end);
   }
+  Result<FileDescriptor> open_write_watch() override { return real().open_write_watch(); }
+  int watch_writes(int watch, std::span<std::byte> range) override { return real().watch_writes(watch, range); }
+  Result<WrittenPages> scan_written_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) override {
+    return real().scan_written_pages(pagemap, begin, end);
+  }
   Result<FileDescriptor> open(const std::string& path) override { return real().open(path); }
   Result<FileStatus> status(int descriptor) override { return real().status(descriptor); }
   Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) override {
@@ -55,6 +60,7 @@ class OldKernel : public ForwardingSystem {
   Result<PageScan> scan_own_pages(int /*pagemap*/, std::uintptr_t /*begin*/, std::uintptr_t /*end*/) override {
     return {{}, ENOTTY};
   }
+  Result<FileDescriptor> open_write_watch() override { return {{}, ENOSYS}; }
 };
 
 }  // namespace zerocopy::testing

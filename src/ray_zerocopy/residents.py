@@ -75,8 +75,10 @@ class Resident:
         """
         if not self._state.restore():
             return False
-        if self._view is not None and (self._view.copied_bytes or self._view.diverged_bytes()):
-            self._view.reset()
+        if self._view is not None:
+            if self._view.copied_bytes or self._view.diverged_bytes():
+                self._view.reset()
+            self._view.watch_writes()  # from the second call on: then it pays
         return True
 
 

@@ -18,6 +18,7 @@ struct FileId {
   std::uint32_t device_minor = 0;
   std::uint64_t inode = 0;  // 0: no file.
 
+  // NOLINTNEXTLINE(modernize-use-nullptr): what clang-tidy 14 makes of it.
   friend auto operator<=>(const FileId&, const FileId&) = default;
 };
 

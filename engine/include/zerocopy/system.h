@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "zerocopy/file_descriptor.h"
@@ -31,6 +32,12 @@ struct FileStatus {
 struct PageScan {
   std::uintptr_t walked_to = 0;
   std::uint64_t own_bytes = 0;
+};
+
+// Where a scan for pages written to came to, and the addresses [first, last) of those that it found.
+struct WrittenPages {
+  std::uintptr_t walked_to = 0;
+  std::vector<std::pair<std::uintptr_t, std::uintptr_t>> ranges;
 };
 
 // Every question to and demand on the operating system that the engine has. The real one is a process-wide object;
@@ -79,6 +86,16 @@ class System {
   // Counts the pages in [begin, end) that are present or swapped and not a file's (PAGEMAP_SCAN, Linux 6.7), given an
   // open /proc/self/pagemap. May stop early: go on from walked_to.
   virtual Result<PageScan> scan_own_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) = 0;
+
+  // Something to watch writes with (userfaultfd with asynchronous write protection, Linux 6.7).
+  virtual Result<FileDescriptor> open_write_watch() = 0;
+
+  // From now on the first write to each page of a range is noted, again if it was watched before.
+  virtual int watch_writes(int watch, std::span<std::byte> range) = 0;
+
+  // The pages in [begin, end), all of them watched, that were written to since then (PAGEMAP_SCAN), given an open
+  // /proc/self/pagemap. May stop early: go on from walked_to.
+  virtual Result<WrittenPages> scan_written_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) = 0;
 
   // For reading only, and closed by exec: as every descriptor that comes from here.
   virtual Result<FileDescriptor> open(const std::string& path) = 0;
