@@ -88,7 +88,7 @@ class Residents:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._kept: OrderedDict[Hashable, Resident] = OrderedDict()  # the least recently used first
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
         self._evictor: threading.Thread | None = None
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import Any, NamedTuple
@@ -62,6 +63,8 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
     image, skeleton = fetch(source)
     thawed = thaw_in_view(image, device, skeleton=skeleton)
     if thawed.view is not None:
+        with contextlib.suppress(OSError):  # no thread to be had: then the first call takes its page faults itself
+            thawed.view.prefault()
         unshared = sum(len(segment) for segment in image.segments if isinstance(segment, bytes))
         if thawed.view.copied_bytes - unshared > _SMALL:
             _say_unshared(thawed.view.private_copy_reason)
