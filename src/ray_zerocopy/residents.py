@@ -78,6 +78,7 @@ class Resident:
         if self._view is not None:
             if self._view.copied_bytes or self._view.diverged_bytes():
                 self._view.reset()
+            self._view.wait_prefault()
             self._view.watch_writes()  # from the second call on: then it pays
         return True
 
