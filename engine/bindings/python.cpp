@@ -96,7 +96,7 @@ Bytes borrow(nb::handle exporter) {
   const std::span<const std::byte> bytes = buffer->bytes();
   const nb::capsule owner(buffer.get(),
                           [](void* held) noexcept { const std::unique_ptr<Buffer> last(static_cast<Buffer*>(held)); });
-  static_cast<void>(buffer.release());  // The capsule's from here on.
+  [[maybe_unused]] const Buffer* const the_capsules = buffer.release();
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): the array is for reading only, which its flags cannot say.
   return as_array({const_cast<std::byte*>(bytes.data()), bytes.size()}, owner);
 }
@@ -177,8 +177,10 @@ NB_MODULE(_engine, module) {
           "watch_writes", [](const PythonView& self) { return self.view().watch_writes(); },
           nb::call_guard<nb::gil_scoped_release>(),
           "Has the kernel note writes from now on, so that diverged_bytes takes a tenth of the time.\n\n"
-          "Returns whether it does: False where the kernel cannot, and where this process has pages of its own\n"
-          "already (reset first).\n\n"
+          "Pages that are not in the page table yet are slower to come by from now on: prefault first. Returns "
+          "whether\n"
+          "the kernel does: False where it cannot, and where this process has pages of its own already (reset "
+          "first).\n\n"
           "Raises:\n"
           "    OSError: the kernel does not tell which pages are this process's own.")
       .def(

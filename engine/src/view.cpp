@@ -1,6 +1,6 @@
 #include "zerocopy/view.h"
 
-#include <mutex>
+#include <atomic>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -39,35 +39,35 @@ class View::Impl {
   [[nodiscard]] Prefault& prefault() const noexcept { return *prefault_; }
 
   bool watch_writes() {
-    if (watch() != nullptr || regions_.empty()) {
+    if (regions_.empty()) {
       return true;
     }
-    if (diverged_bytes() != 0) {
-      return false;
+    const int here = system_->process_id();
+    int watching = watching_process_.load(std::memory_order_acquire);
+    if (watching == here || !watching_process_.compare_exchange_strong(watching, here, std::memory_order_acq_rel)) {
+      return watch() != nullptr;
     }
-    const std::shared_ptr<WriteWatch> begun = WriteWatch::begin(mapped_bytes(), *system_);
-    const std::scoped_lock lock(watch_mutex_);
-    watch_ = begun;
-    return begun != nullptr;
+    try {
+      std::unique_ptr<WriteWatch> begun = own_bytes() == 0 ? WriteWatch::begin(mapped_bytes(), *system_) : nullptr;
+      if (begun != nullptr) {
+        watch_.store(watches_.emplace_back(std::move(begun)).get(), std::memory_order_release);
+        return true;
+      }
+    } catch (...) {
+      watching_process_.store(0, std::memory_order_release);
+      throw;
+    }
+    watching_process_.store(0, std::memory_order_release);
+    return false;
   }
 
   [[nodiscard]] std::uint64_t diverged_bytes() const {
-    if (regions_.empty()) {
-      return 0;
-    }
-    if (const auto watching = watch(); watching != nullptr) {
-      return watching->written_bytes();
-    }
-    Pagemap pagemap(*system_);
-    std::uint64_t own = 0;
-    for (const Region& region : regions_) {
-      own += pagemap.own_bytes(region.bytes());
-    }
-    return own;
+    const WriteWatch* const watching = watch();
+    return watching != nullptr ? watching->written_bytes() : own_bytes();
   }
 
   void reset() {
-    if (const auto watching = watch(); watching != nullptr) {
+    if (WriteWatch* const watching = watch(); watching != nullptr) {
       watching->discard_written();
     } else {
       discard_all();
@@ -79,9 +79,21 @@ class View::Impl {
 
  private:
   // Null as well in a forked child, for which the kernel notes nothing.
-  [[nodiscard]] std::shared_ptr<WriteWatch> watch() const {
-    const std::scoped_lock lock(watch_mutex_);
-    return watch_ != nullptr && watch_->applies() ? watch_ : nullptr;
+  [[nodiscard]] WriteWatch* watch() const {
+    WriteWatch* const watch = watch_.load(std::memory_order_acquire);
+    return watch != nullptr && watch->applies() ? watch : nullptr;
+  }
+
+  [[nodiscard]] std::uint64_t own_bytes() const {
+    if (regions_.empty()) {
+      return 0;
+    }
+    Pagemap pagemap(*system_);
+    std::uint64_t own = 0;
+    for (const Region& region : regions_) {
+      own += pagemap.own_bytes(region.bytes());
+    }
+    return own;
   }
 
   void discard_all() {
@@ -145,8 +157,11 @@ class View::Impl {
   std::uint64_t nbytes_ = 0;
   std::uint64_t copied_bytes_ = 0;
   std::string reason_;
-  mutable std::mutex watch_mutex_;
-  std::shared_ptr<WriteWatch> watch_;
+  // No mutex: a child forked while another thread held it would wait for ever. Who puts this process's number here may
+  // begin to watch; a parent's watch stays until the View goes, for threads that are just looking at it.
+  std::atomic<int> watching_process_{0};
+  std::vector<std::unique_ptr<WriteWatch>> watches_;
+  std::atomic<WriteWatch*> watch_{nullptr};
   std::unique_ptr<Prefault> prefault_;
 };
 

@@ -517,6 +517,7 @@ TEST_F(ViewTest, a_child_forked_during_a_prefault_may_use_and_drop_the_view) {
 TEST_F(ViewTest, sixty_four_threads_make_and_drop_views_at_once) {
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
+  threads.reserve(64);
   for (int nth = 0; nth < 64; ++nth) {
     threads.emplace_back([&, nth] {
       for (int round = 0; round < 20; ++round) {
@@ -543,6 +544,7 @@ TEST_F(ViewTest, many_threads_may_use_one_view_at_once) {
   View view = view_of(source_);
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
+  threads.reserve(10);
   for (std::size_t nth = 0; nth < 10; ++nth) {
     threads.emplace_back([&, nth] {
       const std::span<std::byte> page = view.segment(0).subspan(nth * page_size(), page_size());

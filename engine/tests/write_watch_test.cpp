@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "child_process.h"
@@ -152,6 +153,40 @@ TEST_P(WatchedView, counts_a_forked_childs_own_pages_in_the_child) {
             }),
             "");
   EXPECT_EQ(view.diverged_bytes(), 0U);
+}
+
+TEST_P(WatchedView, may_be_asked_for_by_many_threads_at_once) {
+  View view = this->view();
+  std::vector<std::thread> threads;
+  threads.reserve(8);
+  for (int nth = 0; nth < 8; ++nth) {
+    threads.emplace_back([&view] {
+      view.watch_writes();
+      EXPECT_EQ(view.diverged_bytes(), 0U);
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  const bool watched = view.watch_writes();
+  EXPECT_EQ(view.watch_writes(), watched);
+  view.segment(0)[0] = std::byte{1};
+  EXPECT_EQ(view.diverged_bytes(), page_size());
+}
+
+TEST_P(WatchedView, can_be_watched_anew_in_a_forked_child) {
+  View view = this->view();
+  const bool watched = view.watch_writes();
+  EXPECT_EQ(problem_in_child([&]() -> std::string {
+              if (view.watch_writes() != watched) {
+                return "the child cannot do what its parent can";
+              }
+              view.segment(0)[page_size()] = std::byte{1};
+              return view.diverged_bytes() == page_size() ? "" : "the write was not noted";
+            }),
+            "");
+  view.segment(0)[0] = std::byte{1};
+  EXPECT_EQ(view.diverged_bytes(), page_size());
 }
 
 TEST_P(WatchedView, a_copy_has_nothing_to_watch) {
