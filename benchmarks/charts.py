@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib as mpl
 
@@ -13,17 +12,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from benchmarks.models import CASES
+from benchmarks.report import Chart
 from benchmarks.results import Results
 from benchmarks.systems import OURS, SYSTEMS
 
 COLORS = dict(zip(SYSTEMS, ("#0b6e4f", "#c1440e", "#d9a441", "#5b7db1", "#8d6a9f"), strict=True))
-
-
-class Chart(NamedTuple):
-    """A picture that was drawn, by file name."""
-
-    file: str
-    title: str
 
 
 def draw(results: Results, folder: Path) -> list[Chart]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.charts import Chart
 from benchmarks.figures import FIGURES, written, written_spread
 from benchmarks.models import CASES
 from benchmarks.results import Results
@@ -14,6 +14,13 @@ from benchmarks.targets import verdicts
 
 BEGIN = "<!-- What `make bench` writes begins here; it replaces all of it. -->"
 END = "<!-- What `make bench` writes ends here. -->"
+
+
+class Chart(NamedTuple):
+    """A picture beside the document."""
+
+    file: str
+    title: str
 
 
 def markdown(results: Results, charts: list[Chart], images: str) -> str:
@@ -38,7 +45,8 @@ def write_into(document: Path, text: str) -> None:
     if BEGIN in before and END in before:
         before, _, rest = before.partition(BEGIN)
         after = rest.partition(END)[2]
-    document.write_text(f"{before.rstrip()}\n\n{BEGIN}\n\n{text.strip()}\n\n{END}\n{after.lstrip()}")
+    parts = [before, f"{BEGIN}\n\n{text.strip()}\n\n{END}", after]
+    document.write_text("\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
 
 
 def _row(*cells: str) -> str:
