@@ -46,7 +46,8 @@ def run(extent: str, minutes: float) -> Results:
         done = f"[{number}/{len(pairs)}, {elapsed / 60:.1f} min]"
         print(f"{done} {CASES[case].title}, {SYSTEMS[system].title} ...", flush=True)
         if elapsed > minutes * 60:
-            result = _failed(case, system, f"not begun after {minutes:.0f} minutes")
+            result = _nothing(case, system)
+            result["failed"]["everything"] = f"not begun after {minutes:.0f} minutes"
         else:
             result = _measure_in_process(python_for[SYSTEMS[system].published], case, system, extent)
         for line in _summary(result):
@@ -72,22 +73,25 @@ def _measure_in_process(python: Path, case: str, system: str, extent: str) -> di
             cwd=ROOT,
             start_new_session=True,
         )
+        stopped: str | None = None
         try:
             process.wait(_PROCESS_SECONDS)
         except subprocess.TimeoutExpired:
-            return _failed(case, system, f"took longer than {_PROCESS_SECONDS} s")
+            stopped = f"stopped after {_PROCESS_SECONDS} s"
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        if not result.exists():
-            return _failed(case, system, f"the process ended with {process.returncode}")
-        found: dict[str, Any] = json.loads(result.read_text())
+        if process.returncode and not stopped:
+            stopped = f"the process ended with {process.returncode}"
+        found: dict[str, Any] = json.loads(result.read_text()) if result.exists() else _nothing(case, system)
+        if stopped:
+            found["failed"]["the rest"] = stopped
         return found
 
 
-def _failed(case: str, system: str, reason: str) -> dict[str, Any]:
-    return {"case": case, "system": system, "samples": {}, "failed": {"everything": reason}}
+def _nothing(case: str, system: str) -> dict[str, Any]:
+    return {"case": case, "system": system, "samples": {}, "failed": {}}
 
 
 def _summary(result: dict[str, Any]) -> Iterator[str]:

@@ -37,7 +37,7 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure_tasks(system: System, case: Case, pipeline: Any, plan: Plan, workers: Workers) -> dict[str, list[float]]:
+def measure_tasks(system: System, case: Case, pipeline: Any, plan: Plan, workers: Workers) -> dict[str, Any]:
     """Calls with the shortest input.
 
     The one of `workers` that is left has the pipeline loaded; it tells how long the model takes for the same input.
@@ -61,13 +61,15 @@ def measure_tasks(system: System, case: Case, pipeline: Any, plan: Plan, workers
         alone = ray.get(model.call.remote(short=True))
         calls.append(_seconds(lambda: call(*case.short_inputs)))
         warm.append(calls[-1] - alone - empties[-1])
-    return {
+    throughput = [_throughput(call, case, plan.throughput_seconds / _BLOCKS) for _ in range(_BLOCKS)]
+    samples = {
         "cold_overhead_seconds": [seconds / tasks for seconds in cold],
         "warm_overhead_seconds": medians_of_blocks([seconds / tasks for seconds in warm]),
         "empty_task_seconds": medians_of_blocks([seconds / tasks for seconds in empties]),
         "task_call_seconds": medians_of_blocks(calls),
-        "requests_per_second": [_throughput(call, case, plan.throughput_seconds / _BLOCKS) for _ in range(_BLOCKS)],
+        "requests_per_second": throughput,
     }
+    return {"samples": samples}
 
 
 def _warm_up(call: Call, case: Case) -> None:

@@ -14,14 +14,18 @@ from benchmarks.models import Case, weight_bytes
 from benchmarks.plan import Plan
 from benchmarks.systems import System
 
-Samples = dict[str, list[float]]
 
-
-def measure_wrapping(system: System, case: Case, pipeline: Any, plan: Plan) -> Samples:
+def measure_wrapping(system: System, case: Case, pipeline: Any, plan: Plan) -> dict[str, Any]:
     """Wrap and put in turn; the first of each is not counted."""
-    array = np.ones(weight_bytes(pipeline), np.uint8)
+    weights = weight_bytes(pipeline)
+    array = np.ones(weights, np.uint8)
     store.touch_all()
-    samples: Samples = {"wrap_seconds": [], "wrap_private_bytes": [], "put_array_seconds": [], "wrap_to_put": []}
+    samples: dict[str, list[float]] = {
+        "wrap_seconds": [],
+        "wrap_private_bytes": [],
+        "put_array_seconds": [],
+        "wrap_to_put": [],
+    }
     for turn in range(plan.wraps + 1):
         start = time.perf_counter()
         reference = ray.put(array)
@@ -42,4 +46,4 @@ def measure_wrapping(system: System, case: Case, pipeline: Any, plan: Plan) -> S
             samples["wrap_private_bytes"].append(private)
             samples["put_array_seconds"].append(put_seconds)
             samples["wrap_to_put"].append(wrap_seconds / put_seconds)
-    return samples
+    return {"weights": weights, "samples": samples}
