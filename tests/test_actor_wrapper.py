@@ -216,8 +216,11 @@ SCRIPT = """
     assert not ray.is_initialized()
     wrapper = {wrapper}
     assert ray.is_initialized()
-    in_tasks = isinstance(wrapper, TaskWrapper)
-    print("result", wrapper(2.0) if in_tasks else ray.get(Actor.remote(wrapper).run.remote(2.0)))
+    if isinstance(wrapper, TaskWrapper):
+        print("result", wrapper(2.0))
+    else:
+        actor = Actor.remote(wrapper)
+        print("result", ray.get(actor.run.remote(2.0)))
 """
 
 

@@ -12,6 +12,7 @@ from bert import bert, output, token_ids, warm_up_bert
 from memory import bits, own_bytes, tensors_of, weight_bytes
 from pipelines import Worker
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_zerocopy import ActorWrapper
 
@@ -84,22 +85,25 @@ def test_a_model_wrapped_on_one_node_is_one_copy_on_another(model: Any) -> None:
     ray.shutdown()
     cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=1, object_store_memory=STORE, include_dashboard=False)
-        cluster.add_node(num_cpus=2, object_store_memory=STORE, resources={"other": 2})
+        for _ in range(2):
+            cluster.add_node(num_cpus=2, object_store_memory=STORE, include_dashboard=False)
         ray.init(cluster.address, log_to_driver=False)
         cluster.wait_for_nodes()
         wrapper = ActorWrapper(model)
         weights = weight_bytes(model)
-        workers = [Worker.options(resources={"other": 1}).remote(warm_up_bert) for _ in range(2)]
+        here = ray.get_runtime_context().get_node_id()
+        (elsewhere,) = {node["NodeID"] for node in ray.nodes()} - {here}
+        there = NodeAffinitySchedulingStrategy(elsewhere, soft=False)
+        workers = [Worker.options(scheduling_strategy=there).remote(warm_up_bert) for _ in range(2)]
         ray.get([worker.load.remote(wrapper) for worker in workers])
         ids = token_ids()
         torch.set_num_threads(1)
         assert set(ray.get([worker.do.remote(output, ids) for worker in workers])) == {output(model, ids)}
         for grown in ray.get([worker.grown.remote() for worker in workers]):
             assert grown < 0.03 * weights
-        here, there = (ray.get(worker.do.remote(file_behind_weights)) for worker in workers)
-        assert here == there  # one file, and the same bytes of it: one copy in that node's store
-        assert here != file_behind_weights(wrapper.load())
+        one, other = (ray.get(worker.do.remote(file_behind_weights)) for worker in workers)
+        assert one == other  # one file, and the same bytes of it: one copy in that node's store
+        assert one != file_behind_weights(wrapper.load())
     finally:
         ray.shutdown()
         cluster.shutdown()
