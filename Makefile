@@ -115,7 +115,6 @@ lint: setup googletest ## clang-format, clang-tidy, ruff, and mypy (strict) on t
 	ruff check .
 	ruff format --check .
 	python -c 'import ray_zerocopy'  # which rebuilds the extension, and with it the stub, if C++ changed
-	cp build/editable-*/install/platlib/ray_zerocopy/_engine.pyi src/ray_zerocopy/
 	mypy
 
 .PHONY: format
