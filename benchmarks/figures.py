@@ -38,6 +38,5 @@ def written_spread(figure: str, spread: Spread) -> str:
 
 
 def _digits(value: float) -> str:
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{round(value, places) + 0.0:.{places}f}"  # adding 0 makes -0 0

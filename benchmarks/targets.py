@@ -48,7 +48,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         if private is not None and result is not None:
             share = private / result["weights"]
             what = f"Wrapping, extra private memory, {CASES[case].title}"
-            yield Verdict(what, "< 2 % of the weights", f"{share:.1%}", share < 0.02)
+            yield Verdict(what, "< 2 % of the weights", f"{round(share, 3) + 0.0:.1%}", share < 0.02)
     for case in results.cases():
         memory, allowed = results.node_memory(case, OURS), results.allowed_node_memory(case, OURS, 16)
         if 16 in memory and allowed:
