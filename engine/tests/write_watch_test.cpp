@@ -94,7 +94,10 @@ TEST(WriteWatchTest, there_is_none_where_the_kernel_is_older_or_refuses) {
   };
   class Silent : public ForwardingSystem {
    public:
-    Result<WrittenPages> scan_written_pages(int, std::uintptr_t, std::uintptr_t) override { return {{}, EINVAL}; }
+    Result<WrittenPages> scan_written_pages(int /*pagemap*/, std::uintptr_t /*begin*/,
+                                            std::uintptr_t /*end*/) override {
+      return {{}, EINVAL};
+    }
   };
   const SharedFile file(2);
   const Mapped mapped(real.map_private(file.descriptor(), 0, file.length(), nullptr).value, file.length());
