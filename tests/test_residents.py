@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ray_zerocopy import TaskWrapper, residents
+from ray_zerocopy.freshness import FreshState
 from ray_zerocopy.image import Thawed, freeze, thaw_in_view
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
@@ -164,6 +165,29 @@ def test_a_stateful_script_module_gives_every_call_what_a_fresh_one_would(how: i
     wrapped = TaskWrapper(torch.jit.script(Scripted()))
     assert [wrapped(how) for _ in range(6)] == [1.0] * 6
     assert wrapped(9) == 0.0
+
+
+@pytest.mark.parametrize("how", range(4))
+def test_a_script_modules_attributes_are_put_back_without_loading_it_anew(how: int) -> None:
+    module = thaw_in_view(freeze(torch.jit.script(Scripted()))).root
+    state = FreshState(module)
+    module(how)
+    assert state.restore()
+    assert module.calls == 0
+    module(4)  # a list that grew is not put back
+    assert not state.restore()
+
+
+def test_models_that_do_not_change_are_not_loaded_anew() -> None:
+    traced = torch.jit.trace(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)).eval(), torch.zeros(1, 4))
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    for model, x in ((traced, torch.zeros(1, 4)), (encoder, torch.zeros(1, 3, 16)), (nn.LSTM(4, 4), torch.zeros(2, 4))):
+        thawed = thaw_in_view(freeze(model)).root
+        state = FreshState(thawed)
+        for _ in range(3):
+            with torch.no_grad():
+                thawed(x)
+            assert state.restore(), type(model)
 
 
 def test_a_failed_call_leaves_nothing_behind() -> None:

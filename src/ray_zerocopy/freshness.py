@@ -144,6 +144,9 @@ class FreshState:
             seen.add(id(obj))
             if kind is _Kind.HOLDER:
                 getattr(obj, "__dict__", None)  # from now on it has one, however its attributes were stored before
+                if isinstance(obj, torch.jit.ScriptModule):
+                    for name in obj._c._method_names():
+                        getattr(obj, name)  # which it keeps in its __dict__ from the first time on
                 self._holders.append(obj)
                 waiting += gc.get_referents(obj)
             elif kind is _Kind.TENSOR:
