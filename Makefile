@@ -129,7 +129,7 @@ wheel: setup ## a wheel in dist/ that other machines can use
 
 .PHONY: clean
 clean: ## removes what was built, but not the virtual environments
-	rm -rf build dist site wheelhouse .mypy_cache .pytest_cache .ruff_cache src/ray_zerocopy/_engine.pyi
+	rm -rf build dist site wheelhouse .mypy_cache .pytest_cache .ruff_cache src/ray_zerocopy/_engine* $(VENV)/.ready
 
 .PHONY: help
 help:
