@@ -186,7 +186,8 @@ def print_table(weights: int, shared: list[Measured], plain: list[Measured]) -> 
         print(f"worker {number:<5}{cells}")
     totals = (weights + sum(m.private_bytes for m in shared), weights + sum(m.private_bytes for m in plain))
     print(f"{'on the node':12}" + "".join(f"{total / MB:>21.0f} MB    " for total in totals))
-    print("\nprivate: memory of that worker alone, after a first inference (tokenizer and working memory included).")
+    print("\nload: from asking for the pipeline to having it, while the other workers start on the same cores.")
+    print("private: memory of that worker alone, after a first inference (tokenizer and working memory included).")
     print("on the node: that of all workers and the one copy in Ray's object store.")
 
 
