@@ -247,7 +247,7 @@ class LinuxSystem final : public System {
   }
 
   int watch_writes(int watch, std::span<std::byte> range) override {
-    const std::uint64_t start = std::bit_cast<std::uintptr_t>(range.data());
+    const auto start = std::bit_cast<std::uintptr_t>(range.data());
     UserfaultRegister registration{start, range.size(), kRegisterWriteProtect, 0};
     UserfaultWriteProtect protection{start, range.size(), kProtect};
     if (uninterrupted([&] { return ::ioctl(watch, kUserfaultRegister, &registration); }) == -1 ||

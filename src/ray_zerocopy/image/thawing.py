@@ -17,7 +17,7 @@ import torch.utils.dlpack
 from ray_zerocopy import _engine
 from ray_zerocopy.image.arrays import array_in
 from ray_zerocopy.image.image import Bytes, Image
-from ray_zerocopy.image.torchscript import ThawedScripts
+from ray_zerocopy.image.torchscript import thaw_scripts
 
 
 class Thawed(NamedTuple):
@@ -108,7 +108,7 @@ class _Memory:
             return []
         if self._device.type == "meta":
             raise ValueError("TorchScript modules cannot be loaded on the meta device.")
-        return ThawedScripts(self._image.scripts, self._device).instance(self._host_storage)
+        return thaw_scripts(self._image.scripts, self._device, self._host_storage)
 
     def _host_storage(self, number: int) -> torch.UntypedStorage:
         if self._device.type == "cpu":

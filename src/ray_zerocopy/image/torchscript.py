@@ -64,10 +64,7 @@ class ScriptArchive:
         writer.write_end_of_file()
         indices = {root: index for index, root in enumerate(roots)}
         modules = tuple((indices[root], path) for root, path in (paths[module] for module in self._numbers))
-        # The table that leads from the archive's code to lines of Python source is dropped: a tenth of a load, and of
-        # what a worker keeps. Errors show the TorchScript code.
-        reader = _C.PyTorchFileReader(io.BytesIO(buffer.getvalue()))
-        archive = _copied(reader, [name for name in _records(reader) if not name.endswith(".debug_pkl")])
+        archive = _without_source_lines(buffer.getvalue())
         return FrozenScripts(archive, tuple(blocks), modules)
 
     def _paths(self) -> dict[CppModule, tuple[CppModule, tuple[str, ...]]]:
@@ -87,51 +84,32 @@ class ScriptArchive:
         return paths
 
 
-class ThawedScripts:
-    """Makes modules of a `FrozenScripts`: compiles its code once, for any number of instances. For one thread.
-
-    What is compiled keeps the constants of the code, so the storages of the first instance, alive. All instances share
-    them: TorchScript has no way to write to a constant.
+def thaw_scripts(
+    frozen: FrozenScripts, device: torch.device, storage_of: Callable[[int], torch.UntypedStorage]
+) -> list[torch.jit.ScriptModule]:
+    """The modules of an archive, in the order of their numbers.
 
     Args:
         frozen: what `ScriptArchive.finish` returned.
         device: where the modules' tensors shall be; elsewhere than on the CPU they are copies.
+        storage_of: gives the storage, on the CPU, of a block. The modules' tensors lie in these storages and keep them
+            alive.
     """
-
-    def __init__(self, frozen: FrozenScripts, device: torch.device) -> None:
-        self._frozen = frozen
-        self._device = device
-        # A unit of its own: the archive's class names are free in it. Modules keep their unit alive.
-        self._unit = _C.CompilationUnit()
-        self._archive = frozen.archive
-        self._compiled = False
-
-    def instance(self, storage_of: Callable[[int], torch.UntypedStorage]) -> list[torch.jit.ScriptModule]:
-        """The modules in the order of their numbers, with a state that no other instance has.
-
-        Args:
-            storage_of: gives the storage, on the CPU, of a block. The modules' tensors lie in these storages and keep
-                them alive.
-        """
-        reader = _C.PyTorchFileReader(io.BytesIO(self._archive))
-        context = _C.DeserializationStorageContext()
-        for number, block in enumerate(self._frozen.blocks):
-            tensor = torch.empty(0, dtype=torch.uint8)
-            context.add_storage(f"{number}.storage", tensor.set_(storage_of(block)))
-        holder = _C._import_ir_module_from_package(self._unit, reader, context, self._device, "0")
-        if not self._compiled:
-            # What is left has no code: the importer then takes the classes that the compilation unit has already.
-            names = [name for name in _records(reader) if not name.startswith(".data/ts_code/code/")]
-            self._archive = _copied(reader, names)
-            self._compiled = True
-        roots = [wrap_cpp_module(module) for module in holder.getattr("modules")]
-        modules = []
-        for index, path in self._frozen.modules:
-            module = roots[index]
-            for name in path:
-                module = module._modules[name]
-            modules.append(module)
-        return modules
+    reader = _C.PyTorchFileReader(io.BytesIO(frozen.archive))
+    context = _C.DeserializationStorageContext()
+    for number, block in enumerate(frozen.blocks):
+        tensor = torch.empty(0, dtype=torch.uint8)
+        context.add_storage(f"{number}.storage", tensor.set_(storage_of(block)))
+    # In a unit of its own, all class names of the archive are free. Modules keep their unit alive.
+    holder = _C._import_ir_module_from_package(_C.CompilationUnit(), reader, context, device, "0")
+    roots = [wrap_cpp_module(module) for module in holder.getattr("modules")]
+    modules = []
+    for index, path in frozen.modules:
+        module = roots[index]
+        for name in path:
+            module = module._modules[name]
+        modules.append(module)
+    return modules
 
 
 def python_attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
@@ -150,19 +128,19 @@ def python_attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
 _WRAPPER_ATTRIBUTES = frozenset(vars(wrap_cpp_module(_C.ScriptModule("Empty", _C.CompilationUnit(), True))))
 
 
-def _records(reader: Any) -> list[str]:
-    """The names of an archive's records, but for those that a writer makes itself."""
-    names: list[str] = reader.get_all_records()
-    return [name for name in names if name.startswith(".data/") and name != ".data/serialization_id"]
+def _without_source_lines(archive: bytes) -> bytes:
+    """The archive less the table that leads from its code to lines of Python source.
 
-
-def _copied(reader: Any, names: list[str]) -> bytes:
-    """An archive of some of another's records."""
+    That is a tenth of a load, and of what a worker keeps. Errors show the TorchScript code.
+    """
+    reader = _C.PyTorchFileReader(io.BytesIO(archive))
     buffer = io.BytesIO()
     writer = _C.PyTorchFileWriter(buffer)
-    for name in names:
-        record = reader.get_record(name)
-        writer.write_record(name, record, len(record))
+    for name in reader.get_all_records():
+        # A writer makes those records itself that are not the archive's data.
+        if name.startswith(".data/") and name != ".data/serialization_id" and not name.endswith(".debug_pkl"):
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
     writer.write_end_of_file()
     return buffer.getvalue()
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from ray_zerocopy.image import Thawed
-from ray_zerocopy.image.torchscript import ScriptArchive, ThawedScripts
+from ray_zerocopy.image.torchscript import ScriptArchive, thaw_scripts
 from ray_zerocopy.numpy_bridge import as_array, as_tensors
 
 Arrays: TypeAlias = OrderedDict[str, npt.NDArray[Any]]
@@ -97,9 +97,11 @@ def put_back(data: bytes, tensors: Mapping[str, npt.NDArray[Any]]) -> Thawed:
             tensor.data = _found(placed, name)
         return Thawed(module, view)
     frozen, names = pickle.loads(data)
-    (module,) = ThawedScripts(frozen, torch.device("cpu")).instance(
-        lambda n: _found(placed, names[n]).untyped_storage()
-    )
+
+    def storage_of(number: int) -> torch.UntypedStorage:
+        return _found(placed, names[number]).untyped_storage()
+
+    (module,) = thaw_scripts(frozen, torch.device("cpu"), storage_of)
     return Thawed(module, view)
 
 
