@@ -575,9 +575,9 @@ TEST_F(ViewTest, descriptors_threads_and_mappings_do_not_grow_over_ten_thousand_
       EXPECT_EQ(view.diverged_bytes(), page_size());
     }
   };
+  const std::size_t threads = testing::threads();
   round(0);  // What is allocated once and for all.
   const std::size_t descriptors = testing::open_descriptors();
-  const std::size_t threads = testing::threads();
   for (int nth = 0; nth < 10'000; ++nth) {
     round(nth);
   }
