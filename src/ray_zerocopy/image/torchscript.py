@@ -17,6 +17,7 @@ import torch
 from torch.jit._recursive import wrap_cpp_module
 
 from ray_zerocopy.image.image import FrozenScripts
+from ray_zerocopy.image.script_classes import merge_equal_classes
 
 _C: Any = torch._C  # The stubs of torch lack most of these names.
 CppModule: TypeAlias = Any  # torch._C.ScriptModule
@@ -64,7 +65,7 @@ class ScriptArchive:
         writer.write_end_of_file()
         indices = {root: index for index, root in enumerate(roots)}
         modules = tuple((indices[root], path) for root, path in (paths[module] for module in self._numbers))
-        archive = _without_source_lines(buffer.getvalue())
+        archive = _reduced(buffer.getvalue())
         return FrozenScripts(archive, tuple(blocks), modules)
 
     def _paths(self) -> dict[CppModule, tuple[CppModule, tuple[str, ...]]]:
@@ -128,19 +129,23 @@ def python_attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
 _WRAPPER_ATTRIBUTES = frozenset(vars(wrap_cpp_module(_C.ScriptModule("Empty", _C.CompilationUnit(), True))))
 
 
-def _without_source_lines(archive: bytes) -> bytes:
-    """The archive less the table that leads from its code to lines of Python source.
+def _reduced(archive: bytes) -> bytes:
+    """The archive less what would only be parsed at each load and kept by each worker.
 
-    That is a tenth of a load, and of what a worker keeps. Errors show the TorchScript code.
+    That is classes that another one equals, and the table that leads from the code to lines of Python source (a tenth
+    of a load; errors show the TorchScript code).
     """
     reader = _C.PyTorchFileReader(io.BytesIO(archive))
+    # A writer makes those records itself that are not the archive's data.
+    records = {
+        name: reader.get_record(name)
+        for name in reader.get_all_records()
+        if name.startswith(".data/") and name != ".data/serialization_id" and not name.endswith(".debug_pkl")
+    }
     buffer = io.BytesIO()
     writer = _C.PyTorchFileWriter(buffer)
-    for name in reader.get_all_records():
-        # A writer makes those records itself that are not the archive's data.
-        if name.startswith(".data/") and name != ".data/serialization_id" and not name.endswith(".debug_pkl"):
-            record = reader.get_record(name)
-            writer.write_record(name, record, len(record))
+    for name, record in merge_equal_classes(records).items():
+        writer.write_record(name, record, len(record))
     writer.write_end_of_file()
     return buffer.getvalue()
 
