@@ -153,6 +153,40 @@ def test_a_stateful_model_gives_every_call_what_a_fresh_one_would(how: str) -> N
     assert [wrapped("nothing") for _ in range(2)] == [0.0] * 2
 
 
+@pytest.mark.parametrize("how", HOW)
+def test_a_stateful_model_that_was_proved_in_a_pause_between_calls_is_fresh_as_well(how: str) -> None:
+    wrapped = TaskWrapper(Stateful())
+    for call, expected in (("nothing", 0.0), ("nothing", 0.0), (how, 1.0), (how, 1.0), ("nothing", 0.0)):
+        assert wrapped(call) == expected
+        time.sleep(10 * residents._PAUSE_SECONDS)
+
+
+def test_proving_a_model_tells_changed_from_unchanged_and_puts_nothing_back() -> None:
+    image = freeze(Stateful())  # 2.4 MB
+    resident = residents.Resident(thaw_in_view(image))
+    model = resident.model
+    resident.release()
+    resident.prove()
+    proved = resident._is_proved
+    shared = not thaw_in_view(image).view.copied_bytes
+    assert proved == shared  # outside Ray nothing is shared: then every call restores the private copy
+    assert resident.freshen()
+    model("weight")
+    resident.prove()  # in use: nothing happens
+    resident.release()
+    assert not resident._is_proved
+    resident.prove()
+    assert not resident._is_proved
+    assert model.weight[0] == 1
+    assert resident.freshen()
+    assert model.weight[0] == 0
+    resident.release()
+    model.calls += 1
+    resident.prove()
+    assert not resident._is_proved
+    assert not resident.freshen()
+
+
 def test_a_hook_that_a_call_registers_is_not_there_for_the_next() -> None:
     wrapped = TaskWrapper(Stateful())
     for _ in range(4):
@@ -252,7 +286,7 @@ def test_the_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
         residents.Limits.from_environment()
 
 
-def test_the_thread_that_evicts_ends_with_what_it_evicts() -> None:
+def test_the_thread_that_looks_after_models_ends_with_the_last() -> None:
     kept = residents.Residents(residents.Limits(models=2, nbytes=1 << 30, idle_seconds=0.2))
     image = freeze(nn.Linear(8, 8))
 
@@ -263,7 +297,7 @@ def test_the_thread_that_evicts_ends_with_what_it_evicts() -> None:
         pass
     with kept.fresh("a", load) as again:
         assert again is first
-    thread = kept._evictor
+    thread = kept._keeper
     assert thread is not None
     thread.join(timeout=20)
     assert not thread.is_alive()

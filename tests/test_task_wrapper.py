@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -187,6 +189,65 @@ def test_references_among_the_arguments_are_resolved_as_in_any_task() -> None:
     wrapper = TaskWrapper(model, method_names=("describe",))
     assert bits(wrapper(ray.put(x))) == bits(model(x))
     assert bits(wrapper.describe(ray.put(x), scale=ray.put(3.0))) == bits(model.describe(x, scale=3.0))
+
+
+class Echo(nn.Module):
+    """Gives back what it was given, and what kinds of tensors that were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(4.0))
+
+    def forward(self, *values: Any, **named: Any) -> Any:
+        return values, named
+
+    def own(self, how: str) -> Any:
+        return {"weight": self.weight.detach(), "view": self.weight.detach()[1:3], "copy": self.weight + 1}
+
+
+def test_arguments_and_results_of_every_kind_arrive_as_they_were() -> None:
+    wrapped = TaskWrapper(Echo(), method_names=("own",))
+    large = torch.arange(100_000, dtype=torch.float32).view(100, 1000)
+    values = {
+        "transposed": large.t(),
+        "part": large[3:5, ::2],
+        "bfloat16": large.bfloat16(),
+        "bool": large > 5,
+        "none": torch.empty(0, 3),
+        "number": torch.tensor(3),
+        "complex": torch.complex(large, large).conj(),
+        "sparse": torch.eye(4).to_sparse(),
+        "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        "parameter": nn.Parameter(torch.ones(2)),
+        "array": np.arange(5),
+        "text": "x",
+    }
+    args, named = wrapped(large, *values.values(), **values)
+    for before, after in zip((large, *values.values(), *values.values()), (*args, *named.values()), strict=True):
+        assert type(after) is type(before)
+        if isinstance(before, torch.Tensor):
+            assert (after.dtype, after.shape, after.layout) == (before.dtype, before.shape, before.layout)
+            assert after.requires_grad == before.requires_grad
+            assert torch.equal(after.to_dense(), before.to_dense()) if before.is_sparse else after.equal(before)
+    named["part"].add_(1)  # results can be written to
+    assert wrapped(x=large)[1]["x"].equal(large)
+
+
+def test_tied_results_and_such_that_lie_in_the_weights_arrive_tied_and_independent() -> None:
+    wrapped = TaskWrapper(Echo(), method_names=("own",))
+    for _ in range(2):
+        result = wrapped.own("")
+        assert result["weight"].equal(torch.arange(4.0))
+        assert result["copy"].equal(torch.arange(4.0) + 1)
+        result["view"].fill_(-1)
+        assert result["weight"].tolist() == [0, -1, -1, 3]
+
+
+def test_what_cannot_be_sent_is_an_error_at_the_call() -> None:
+    wrapped = TaskWrapper(Echo())
+    with pytest.raises(TypeError, match="lock"):
+        wrapped(threading.Lock())
+    assert wrapped(1) == ((1,), {})
 
 
 def test_the_callers_grad_mode_and_autocast_go_with_the_call() -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import io
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -110,6 +110,67 @@ def test_several_modules_share_one_archive_and_tied_weights_one_segment() -> Non
     assert not getattr(thawed["deep"][0], "0").weight.any()
     assert thawed["part"] is getattr(thawed["deep"][0], "0")
     assert bits(thaw(image)["deep"][1](X)) == bits(frozen(X))
+
+
+def blocks(eps: float = 1e-5) -> nn.Module:
+    def block(eps: float) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64, eps))
+
+    torch.manual_seed(1)
+    return nn.Sequential(*(block(1e-5) for _ in range(5)), block(eps)).eval()
+
+
+def kind_of(module: torch.jit.ScriptModule) -> str:
+    return module._c._type().qualified_name()
+
+
+def test_traced_modules_that_do_the_same_are_of_one_class_and_keep_their_own_weights() -> None:
+    traced = torch.jit.trace(blocks(), X)
+    assert len({kind_of(block) for block in traced.children()}) == 6
+    thawed = thaw(freeze(traced))
+    parts = list(thawed.children())
+    assert len({kind_of(block) for block in parts[1:5]}) == 1  # values have other names in the first and in the last
+    names = dict(traced.named_parameters())
+    assert {name: bits(p) for name, p in thawed.named_parameters()} == {name: bits(p) for name, p in names.items()}
+    assert [m.original_name for m in thawed.modules()] == [m.original_name for m in traced.modules()]
+    with torch.no_grad():
+        assert bits(thawed(X)) == bits(traced(X))
+        assert bits(saved_and_loaded(thawed)(X)) == bits(traced(X))
+        next(parts[2].parameters()).add_(1)
+    changed = {name for name, p in thawed.named_parameters() if bits(p) != bits(names[name])}
+    assert changed == {"2.0.weight"}
+
+
+def test_traced_modules_with_other_constants_keep_classes_of_their_own() -> None:
+    traced = torch.jit.trace(blocks(eps=0.5), X)
+    thawed = thaw(freeze(traced))
+    norms = [kind_of(list(block.children())[1]) for block in thawed.children()]
+    assert norms[1] == norms[4] != norms[5]
+    with torch.no_grad():
+        assert bits(thawed(X)) == bits(traced(X))
+
+
+class Point(NamedTuple):
+    x: torch.Tensor
+
+
+class Named(nn.Module):
+    """Equal to another of its kind but for a name, which it has in a string as well."""
+
+    def __init__(self, other: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner = nn.Identity() if other is None else other
+
+    def forward(self, x: torch.Tensor) -> tuple[Point, str]:
+        return Point(x), "__torch__.test_torchscript.Named and __torch__.torch.nn.modules.linear.Identity"
+
+
+def test_classes_that_are_named_in_strings_and_tuples_with_names_come_back_as_they_were() -> None:
+    scripted = torch.jit.script(Named(Named()))
+    point, name = thaw(freeze(scripted))(X)
+    assert type(point).__name__ == "Point"
+    assert bits(point.x) == bits(X)
+    assert name == scripted(X)[1]
 
 
 def test_loads_are_independent_and_the_original_is_not_changed() -> None:

@@ -143,7 +143,8 @@ class FreshState:
                 continue
             seen.add(id(obj))
             if kind is _Kind.HOLDER:
-                getattr(obj, "__dict__", None)  # from now on it has one, however its attributes were stored before
+                if cls is not collections.OrderedDict:  # a module has ten, empty ones, for its hooks
+                    getattr(obj, "__dict__", None)  # from now on it has one, however its attributes were stored before
                 if isinstance(obj, torch.jit.ScriptModule):
                     for name in obj._c._method_names():
                         getattr(obj, name)  # which it keeps in its __dict__ from the first time on

@@ -21,7 +21,7 @@ class Limits(NamedTuple):
 
     models: int = 8
     """At most so many models (`RAY_ZEROCOPY_RESIDENT_MODELS`); 0: every call loads anew."""
-    nbytes: int = 0
+    nbytes: int = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     """Of at most so many bytes of weights together (`RAY_ZEROCOPY_RESIDENT_BYTES`); by default half of the memory."""
     idle_seconds: float = 30.0
     """Each for so long after its last call (`RAY_ZEROCOPY_RESIDENT_IDLE_SECONDS`).
@@ -36,10 +36,9 @@ class Limits(NamedTuple):
         Raises:
             ValueError: a variable is not a number, or is negative; the message names it.
         """
-        half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         return cls(
             int(_number("MODELS", cls._field_defaults["models"])),
-            int(_number("BYTES", half)),
+            int(_number("BYTES", cls._field_defaults["nbytes"])),
             _number("IDLE_SECONDS", cls._field_defaults["idle_seconds"]),
         )
 
@@ -59,7 +58,10 @@ def _number(name: str, default: float) -> float:
 
 
 class Resident:
-    """A thawed model, and how to tell whether it is still as it was thawed. For one thread at a time."""
+    """A thawed model, and how to tell whether it is still as it was thawed.
+
+    One thread at a time uses the model: between `freshen` and `release`. `prove` may be called from any, at any time.
+    """
 
     def __init__(self, thawed: Thawed) -> None:
         self.model = thawed.root
@@ -67,30 +69,60 @@ class Resident:
         self.last_used = 0.0
         self._view = thawed.view
         self._state = FreshState(thawed.root)
+        self._lock = threading.Lock()
+        self._in_use = True
+        self._is_proved = False
 
     def freshen(self) -> bool:
-        """Make the model as it was thawed; False if that takes a new one.
+        """Make the model as it was thawed, and begin to use it; False if that takes a new one.
 
         Weights that were written to are put back, page by page. Objects that changed are not mended.
         """
-        if not self._state.restore():
-            return False
-        if self._view is not None:
-            if self._view.copied_bytes or self._view.diverged_bytes():
-                self._view.reset()
-            self._view.wait_prefault()
-            self._view.watch_writes()  # from the second call on: then it pays
-        return True
+        with self._lock:
+            self._in_use = True
+            if self._is_proved:
+                return True
+            if not self._state.restore():
+                return False
+            if self._view is not None:
+                if self._is_written():
+                    self._view.reset()
+                self._view.wait_prefault()
+                self._view.watch_writes()  # from the second call on: then it pays
+            return True
+
+    def release(self) -> None:
+        """End a use. The model may have changed."""
+        with self._lock:
+            self.last_used = time.monotonic()
+            self._in_use = self._is_proved = False
+
+    def prove(self) -> None:
+        """See whether the model is fresh, so that the next use need not; nothing while it is in use.
+
+        No weights are put back: a result that lies in them may not have been sent yet.
+        """
+        with self._lock:
+            if not self._in_use and not self._is_proved:
+                self._is_proved = self._state.restore() and not self._is_written()
+
+    def _is_written(self) -> bool:
+        return self._view is not None and bool(self._view.copied_bytes or self._view.diverged_bytes())
 
 
 class Residents:
-    """The models of one worker, by last use. All members may be called from any thread."""
+    """The models of one worker, by last use. All members may be called from any thread.
+
+    A thread of its own evicts them in time, and proves the last one fresh when calls pause; it lives as long as there
+    are any.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._kept: OrderedDict[Hashable, Resident] = OrderedDict()  # the least recently used first
-        self._lock = threading.Lock()
-        self._evictor: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._unproved: Resident | None = None
+        self._keeper: threading.Thread | None = None
 
     @contextmanager
     def fresh(self, key: Hashable, load: Callable[[], Thawed]) -> Iterator[Any]:
@@ -102,47 +134,68 @@ class Residents:
             key: what the model goes by here.
             load: makes it anew, where none is kept or the one kept has changed beyond mending.
         """
-        with self._lock:
+        with self._changed:
             resident = self._kept.pop(key, None)
         if resident is None or not resident.freshen():
             resident = Resident(load())
         try:
             yield resident.model
         finally:
+            resident.release()
             self._keep(key, resident)
 
     def _keep(self, key: Hashable, resident: Resident) -> None:
-        resident.last_used = time.monotonic()
-        with self._lock:
+        with self._changed:
             self._kept[key] = resident
             self._kept.move_to_end(key)
             while len(self._kept) > self._limits.models or self._nbytes() > self._limits.nbytes:
                 self._kept.popitem(last=False)
-            if self._kept and self._evictor is None:
-                # Lives as long as there is something to evict.
-                self._evictor = threading.Thread(target=self._evict, name="ray_zerocopy-evictor", daemon=True)
-                self._evictor.start()
+            if self._unproved is None:
+                self._changed.notify_all()
+            self._unproved = self._kept.get(key)
+            if self._kept and self._keeper is None:
+                self._keeper = threading.Thread(target=self._look_after, name="ray_zerocopy-residents", daemon=True)
+                self._keeper.start()
 
     def _nbytes(self) -> int:
         return sum(resident.nbytes for resident in self._kept.values())
 
-    def _evict(self) -> None:
-        while True:
-            with self._lock:
-                deadline = time.monotonic() - self._limits.idle_seconds
-                evicted = [key for key, resident in self._kept.items() if resident.last_used <= deadline]
-                for key in evicted:
-                    del self._kept[key]
-                if not self._kept:
-                    self._evictor = None
-                    wait = 0.0
-                else:
-                    wait = next(iter(self._kept.values())).last_used - deadline
-            if evicted:
-                gc.collect()  # models may hold themselves in cycles, and an idle worker never collects
-            if not wait:
-                return
-            time.sleep(wait)
+    def _look_after(self) -> None:
+        while self._evict():
+            with self._changed:
+                if self._unproved is None:
+                    self._changed.wait(self._seconds_to_next_eviction())
+                resident = self._unproved
+                wait = 0.0 if resident is None else resident.last_used + _PAUSE_SECONDS - time.monotonic()
+                if wait <= 0:
+                    self._unproved = None
+            if wait > 0:
+                time.sleep(wait)
+            elif resident is not None:
+                resident.prove()
+
+    def _evict(self) -> bool:
+        """Let go of what was idle for too long; False, and this thread is no longer the keeper, if nothing is left."""
+        with self._changed:
+            deadline = time.monotonic() - self._limits.idle_seconds
+            evicted = [key for key, resident in self._kept.items() if resident.last_used <= deadline]
+            for key in evicted:
+                del self._kept[key]
+            is_any_left = bool(self._kept)
+            if not is_any_left:
+                self._unproved = None
+                self._keeper = None
+        if evicted:
+            gc.collect()  # models may hold themselves in cycles, and an idle worker never collects
+        return is_any_left
+
+    def _seconds_to_next_eviction(self) -> float:
+        oldest = next(iter(self._kept.values()), None)
+        return 0 if oldest is None else max(0.0, oldest.last_used + self._limits.idle_seconds - time.monotonic())
+
+
+_PAUSE_SECONDS = 0.005
+"""How long after a call its model is proved: a worker without pauses would do that at the cost of its next call."""
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from ray_zerocopy import residents, store
 from ray_zerocopy.image import Thawed, freeze_each
+from ray_zerocopy.messages import Message
 from ray_zerocopy.models import paths_of, take_apart
 
 P = TypeVar("P")
@@ -45,19 +46,29 @@ class _Call(NamedTuple):
     model: store.ModelInImage
     method: str
     mode: _Mode
+    values: tuple[Any, ...]
+    """Of all arguments; the last ones are those of the keyword arguments."""
     keywords: tuple[str, ...]
+    references: tuple[int, ...]
+    """Which values are None here, and come by reference."""
 
 
 @ray.remote
-def _run(call: _Call, *values: Any) -> Any:
-    """Run one method of a model; the last `values` are those of the keyword arguments.
+def _run(call: _Call, *referred: Any) -> Message:
+    """Run one method of a model.
 
-    The values are arguments of the task itself, so that Ray resolves references among them, as in any task.
+    Args:
+        call: which, and with what.
+        referred: what was given as references; being arguments of the task itself they have been resolved by Ray.
     """
+    values = list(call.values)
+    for place, value in zip(call.references, referred, strict=True):
+        values[place] = value
     split = len(values) - len(call.keywords)
+    keywords = dict(zip(call.keywords, values[split:], strict=True))
     key = (call.model.image.binary(), call.model.skeleton)
     with residents.of_this_worker().fresh(key, lambda: _load(call.model)) as model, call.mode.entered():
-        return getattr(model, call.method)(*values[:split], **dict(zip(call.keywords, values[split:], strict=True)))
+        return Message(getattr(model, call.method)(*values[:split], **keywords))
 
 
 def _load(source: store.ModelInImage) -> Thawed:
@@ -106,8 +117,12 @@ class StandIn:
         return f"<{self._description}, run by Ray tasks>"
 
     def _invoke(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
-        call = _Call(self.model, method, _Mode.current(), tuple(kwargs))
-        return ray.get(_run.remote(call, *args, *kwargs.values()))
+        values = [*args, *kwargs.values()]
+        references = {place: value for place, value in enumerate(values) if isinstance(value, ray.ObjectRef)}
+        for place in references:
+            values[place] = None
+        call = _Call(self.model, method, _Mode.current(), tuple(values), tuple(kwargs), tuple(references))
+        return ray.get(_run.remote(Message(call), *references.values()))
 
 
 class ProgramStandIn(StandIn):
