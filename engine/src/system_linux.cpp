@@ -121,6 +121,23 @@ auto uninterrupted(Call call) {
   return result;
 }
 
+using PageRegions = std::array<PageRegion, 256>;
+
+// The ranges of pages of the categories that `scan` names, as many as `regions` has room for; sets scan.walk_end.
+Result<std::span<const PageRegion>> scan_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end, PagemapScan& scan,
+                                               PageRegions& regions) {
+  scan.size = sizeof scan;
+  scan.start = begin;
+  scan.end = end;
+  scan.vec = std::bit_cast<std::uintptr_t>(regions.data());
+  scan.vec_len = regions.size();
+  const int count = uninterrupted([&] { return ::ioctl(pagemap, kPagemapScan, &scan); });
+  if (count == -1) {
+    return {{}, errno};
+  }
+  return {std::span(regions).first(static_cast<std::size_t>(count))};
+}
+
 struct CloseDirectory {
   void operator()(DIR* directory) const noexcept { ::closedir(directory); }
 };
@@ -211,23 +228,18 @@ class LinuxSystem final : public System {
   }
 
   Result<PageScan> scan_own_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) override {
-    std::array<PageRegion, 256> regions;  // NOLINT(cppcoreguidelines-pro-type-member-init): the kernel fills it.
     PagemapScan scan{};
-    scan.size = sizeof scan;
-    scan.start = begin;
-    scan.end = end;
-    scan.vec = std::bit_cast<std::uintptr_t>(regions.data());
-    scan.vec_len = regions.size();
     scan.category_inverted = kPageIsFile;
     scan.category_mask = kPageIsFile;
     scan.category_anyof_mask = kPageIsPresent | kPageIsSwapped;
     scan.return_mask = kPageIsFile;
-    const int count = uninterrupted([&] { return ::ioctl(pagemap, kPagemapScan, &scan); });
-    if (count == -1) {
-      return {{}, errno};
+    PageRegions regions;  // NOLINT(cppcoreguidelines-pro-type-member-init): the kernel fills it.
+    const Result<std::span<const PageRegion>> found = scan_pages(pagemap, begin, end, scan, regions);
+    if (!found.ok()) {
+      return {{}, found.error};
     }
     PageScan result{scan.walk_end, 0};
-    for (const PageRegion& region : std::span(regions).first(static_cast<std::size_t>(count))) {
+    for (const PageRegion& region : found.value) {
       result.own_bytes += region.end - region.start;
     }
     return {result};
@@ -258,21 +270,16 @@ class LinuxSystem final : public System {
   }
 
   Result<WrittenPages> scan_written_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) override {
-    std::array<PageRegion, 256> regions;  // NOLINT(cppcoreguidelines-pro-type-member-init): the kernel fills it.
     PagemapScan scan{};
-    scan.size = sizeof scan;
-    scan.start = begin;
-    scan.end = end;
-    scan.vec = std::bit_cast<std::uintptr_t>(regions.data());
-    scan.vec_len = regions.size();
     scan.category_mask = kPageIsWritten;
     scan.return_mask = kPageIsWritten;
-    const int count = uninterrupted([&] { return ::ioctl(pagemap, kPagemapScan, &scan); });
-    if (count == -1) {
-      return {{}, errno};
+    PageRegions regions;  // NOLINT(cppcoreguidelines-pro-type-member-init): the kernel fills it.
+    const Result<std::span<const PageRegion>> found = scan_pages(pagemap, begin, end, scan, regions);
+    if (!found.ok()) {
+      return {{}, found.error};
     }
     WrittenPages result{scan.walk_end, {}};
-    for (const PageRegion& region : std::span(regions).first(static_cast<std::size_t>(count))) {
+    for (const PageRegion& region : found.value) {
       result.ranges.emplace_back(region.start, region.end);
     }
     return {std::move(result)};

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -45,8 +46,10 @@ class View::Impl {
     const int here = system_->process_id();
     int watching = watching_process_.load(std::memory_order_acquire);
     if (watching == here || !watching_process_.compare_exchange_strong(watching, here, std::memory_order_acq_rel)) {
+      wait_while_beginning();
       return watch() != nullptr;
     }
+    attempts_.fetch_add(1, std::memory_order_acq_rel);
     try {
       std::unique_ptr<WriteWatch> begun = own_bytes() == 0 ? WriteWatch::begin(mapped_bytes(), *system_) : nullptr;
       if (begun != nullptr) {
@@ -62,8 +65,18 @@ class View::Impl {
   }
 
   [[nodiscard]] std::uint64_t diverged_bytes() const {
-    const WriteWatch* const watching = watch();
-    return watching != nullptr ? watching->written_bytes() : own_bytes();
+    while (true) {
+      const unsigned attempts = attempts_.load(std::memory_order_acquire);
+      wait_while_beginning();
+      if (const WriteWatch* const watching = watch(); watching != nullptr) {
+        return watching->written_bytes();
+      }
+      const std::uint64_t own = own_bytes();
+      if (attempts == attempts_.load(std::memory_order_acquire)) {
+        return own;
+      }
+      // A page that the kernel is told to watch looks like an own one until the watch is there: once more.
+    }
   }
 
   void reset() {
@@ -82,6 +95,13 @@ class View::Impl {
   [[nodiscard]] WriteWatch* watch() const {
     WriteWatch* const watch = watch_.load(std::memory_order_acquire);
     return watch != nullptr && watch->applies() ? watch : nullptr;
+  }
+
+  // Until a thread of this process that begins to watch, if there is one, has done so or failed.
+  void wait_while_beginning() const {
+    while (watching_process_.load(std::memory_order_acquire) == system_->process_id() && watch() == nullptr) {
+      std::this_thread::yield();
+    }
   }
 
   [[nodiscard]] std::uint64_t own_bytes() const {
@@ -160,6 +180,7 @@ class View::Impl {
   // No mutex: a child forked while another thread held it would wait for ever. Who puts this process's number here may
   // begin to watch; a parent's watch stays until the View goes, for threads that are just looking at it.
   std::atomic<int> watching_process_{0};
+  std::atomic<unsigned> attempts_{0};  // To watch; counted when they begin.
   std::vector<std::unique_ptr<WriteWatch>> watches_;
   std::atomic<WriteWatch*> watch_{nullptr};
   std::unique_ptr<Prefault> prefault_;
