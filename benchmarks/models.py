@@ -28,7 +28,11 @@ class Case:
     build: Callable[[], Any]
     """Makes the pipeline."""
     build_tiny: Callable[[], Any]
-    """Makes one of the same classes and no size: running it imports and initialises all that the large one needs."""
+    """Makes one of the same classes and widths with one layer.
+
+    Running it imports and initialises all that the large one needs, and gets from the kernel what memory one layer's
+    activations take.
+    """
     inputs: Inputs
     short_inputs: Inputs
     """As little work as the model can be given: for what a call costs besides the model."""
@@ -113,7 +117,7 @@ def _tagger(width: int, layers: int) -> Tagger:
     return Tagger(width, layers)
 
 
-_TINY_BERT = {"num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 2, "intermediate_size": 48}
+_MINILM_WIDTHS = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 
 CASES = {
     case.name: case
@@ -123,7 +127,7 @@ CASES = {
             "BERT-base",
             440_000_000,
             _bert,
-            functools.partial(_bert, **_TINY_BERT),
+            functools.partial(_bert, num_hidden_layers=1),
             _ids(32),
             _ids(2),
         ),
@@ -132,7 +136,7 @@ CASES = {
             "BERT-base, traced",
             440_000_000,
             _traced_bert,
-            functools.partial(_traced_bert, **_TINY_BERT),
+            functools.partial(_traced_bert, num_hidden_layers=1),
             _ids(32),
             _ids(2),
             scripted=True,
@@ -142,7 +146,7 @@ CASES = {
             "GPT-2 (tied weights)",
             500_000_000,
             _gpt2,
-            functools.partial(_gpt2, n_layer=1, n_embd=48, n_head=2),
+            functools.partial(_gpt2, n_layer=1),
             _ids(32),
             _ids(2),
         ),
@@ -151,7 +155,7 @@ CASES = {
             "MiniLM, its real weights",
             92_000_000,
             _minilm,
-            functools.partial(_bert, **_TINY_BERT),
+            functools.partial(_bert, num_hidden_layers=1, **_MINILM_WIDTHS),
             _ids(32),
             _ids(2),
         ),
@@ -160,7 +164,7 @@ CASES = {
             "Pipeline of 3 models",
             332_000_000,
             functools.partial(_tagger, 768, 8),
-            functools.partial(_tagger, 24, 1),
+            functools.partial(_tagger, 768, 1),
             _ids(32),
             _ids(2),
             models=3,

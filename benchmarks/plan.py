@@ -26,14 +26,14 @@ class Plan:
 
 
 MANY_WORKERS = Plan(
-    workers=16, steady_calls=5, wraps=5, cold_calls=3, warm_calls=100, task_seconds=10, throughput_seconds=3
+    workers=16, steady_calls=5, wraps=4, cold_calls=3, warm_calls=100, task_seconds=10, throughput_seconds=3
 )
 SOME_WORKERS = Plan(
     workers=4, steady_calls=7, wraps=3, cold_calls=3, warm_calls=50, task_seconds=5, throughput_seconds=2
 )
 LARGE = Plan(workers=4, steady_calls=5, wraps=3, cold_calls=1, warm_calls=20, task_seconds=5, throughput_seconds=2)
 LOADS_ALONE = Plan(workers=3, steady_calls=5, wraps=3, cold_calls=0, warm_calls=0, task_seconds=0, throughput_seconds=0)
-QUICK = Plan(workers=3, steady_calls=5, wraps=3, cold_calls=2, warm_calls=25, task_seconds=2, throughput_seconds=1.5)
+QUICK = Plan(workers=2, steady_calls=5, wraps=2, cold_calls=1, warm_calls=15, task_seconds=1.2, throughput_seconds=1)
 
 FULL_PLANS = {
     "bert": MANY_WORKERS,
