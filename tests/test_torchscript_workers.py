@@ -69,13 +69,15 @@ def test_a_traced_bert_costs_four_actors_and_the_driver_almost_nothing_and_compu
         expected = hidden(traced, ids)
         assert set(ray.get([worker.do.remote(hidden, ids) for worker in workers])) == {expected}
         if nth == 0:
+            for grown in ray.get([worker.grown.remote() for worker in workers]):
+                assert grown < 0.055 * weights  # 4.0 to 4.8 %; how full the C library's heap was before decides
             ray.get([worker.do.remote(give_back_free_memory) for worker in workers])
             for grown in ray.get([worker.grown.remote() for worker in workers]):
-                assert grown < 0.05 * weights
+                assert grown < 0.035 * weights
 
 
 def give_back_free_memory(_: Any) -> None:
-    """What TorchScript's compiler freed in the first call, but the C library keeps for later: 1.3 % of BERT's size."""
+    """What TorchScript's compiler freed in the first call, but the C library keeps for later: 1.5 % of BERT's size."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
