@@ -45,6 +45,7 @@ FULL_PLANS = {
     "linears-31mb": LOADS_ALONE,
 }
 QUICK_CASES = ("minilm",)
+QUICK_SYSTEMS = ("ray_zerocopy", "ray_put", "published")
 
 
 def plan_of(extent: str, case: str) -> Plan:
