@@ -3,6 +3,7 @@
 import gc
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -302,3 +303,39 @@ def test_the_thread_that_looks_after_models_ends_with_the_last() -> None:
     thread.join(timeout=20)
     assert not thread.is_alive()
     assert not kept._kept
+
+
+def test_an_evicted_model_that_holds_itself_in_a_cycle_is_let_go() -> None:
+    kept = residents.Residents(residents.Limits(idle_seconds=0.3))
+    model = nn.Linear(8, 8)
+    model.itself = [model]  # not a submodule
+    image = freeze(model)
+    gc.disable()  # as in a worker that is idle
+    try:
+        with kept.fresh("a", lambda: thaw_in_view(image)) as loaded:
+            alive = weakref.ref(loaded)
+        thread = kept._keeper
+        del loaded
+        assert thread is not None
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_cannot_be_proved_is_given_up_in_time_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: residents.Resident) -> None:
+        raise OSError("no descriptors left")
+
+    monkeypatch.setattr(residents.Resident, "prove", fails)
+    kept = residents.Residents(residents.Limits(idle_seconds=0.2))
+    image = freeze(nn.Linear(8, 8))
+    with kept.fresh("a", lambda: thaw_in_view(image)):
+        pass
+    thread = kept._keeper
+    assert thread is not None
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    assert not kept._kept
+    assert kept._keeper is None

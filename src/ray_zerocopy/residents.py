@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -9,7 +10,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ray_zerocopy.freshness import FreshState
@@ -124,7 +124,7 @@ class Residents:
         self._unproved: Resident | None = None
         self._keeper: threading.Thread | None = None
 
-    @contextmanager
+    @contextlib.contextmanager
     def fresh(self, key: Hashable, load: Callable[[], Thawed]) -> Iterator[Any]:
         """A model as if just loaded, for the body alone; it is kept afterwards if there is room.
 
@@ -162,16 +162,21 @@ class Residents:
 
     def _look_after(self) -> None:
         while self._evict():
-            with self._changed:
-                if self._unproved is None:
-                    self._changed.wait(self._seconds_to_next_eviction())
-                resident = self._unproved
-                wait = 0.0 if resident is None else resident.last_used + _PAUSE_SECONDS - time.monotonic()
-                if wait <= 0:
-                    self._unproved = None
-            if wait > 0:
-                time.sleep(wait)
-            elif resident is not None:
+            self._prove_or_wait()
+
+    def _prove_or_wait(self) -> None:
+        """One step between evictions: keeps no model from being collected in the next."""
+        with self._changed:
+            if self._unproved is None:
+                self._changed.wait(self._seconds_to_next_eviction())
+            resident = self._unproved
+            wait = 0.0 if resident is None else resident.last_used + _PAUSE_SECONDS - time.monotonic()
+            if wait <= 0:
+                self._unproved = None
+        if wait > 0:
+            time.sleep(wait)
+        elif resident is not None:
+            with contextlib.suppress(Exception):  # the next call looks itself, and tells its caller
                 resident.prove()
 
     def _evict(self) -> bool:
