@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import threading
@@ -327,3 +328,59 @@ def test_freeze_copies_no_weights() -> None:
     weights, grown = map(int, run.stdout.split())
     assert weights > 128 << 20
     assert grown < 0.02 * weights
+
+
+def test_hooks_that_two_modules_share_are_shared_again() -> None:
+    original = nn.Linear(4, 4)
+    twin = copy.copy(original)  # a module of its own, with the original's dictionaries
+    thawed = again({"original": original, "twin": twin})
+    called = []
+    thawed["original"].register_forward_hook(lambda *_: called.append(1))
+    thawed["twin"](torch.ones(4))
+    assert called == [1]
+
+
+def test_modules_without_hooks_in_common_have_none_in_common_again() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    thawed = again(model)
+    called = []
+    thawed[0].register_forward_hook(lambda *_: called.append(0))
+    thawed(torch.ones(4))
+    assert called == [0]
+    assert vars(thawed).keys() == vars(model).keys()
+    assert {name: type(value) for name, value in vars(thawed[1]).items()} == {
+        name: type(value) for name, value in vars(model[1]).items()
+    }
+
+
+def test_a_module_from_an_older_torch_gets_what_it_lacks() -> None:
+    model = nn.Linear(4, 4)
+    del model._forward_hooks_with_kwargs
+    thawed = again(model)
+    assert len(thawed._forward_hooks_with_kwargs) == 0
+    assert torch.equal(thawed(torch.ones(4)), nn.functional.linear(torch.ones(4), model.weight, model.bias))
+
+
+def test_small_tensors_travel_in_one_segment_and_stay_apart() -> None:
+    norms = nn.Sequential(*(nn.BatchNorm1d(48) for _ in range(100)), nn.Linear(512, 512))
+    image = freeze(norms)
+    assert len(image.segments) == 2
+    thawed = thaw(image)
+    before = bits(thawed[1].weight)
+    with torch.no_grad():
+        thawed[0].weight.fill_(7)
+    assert bits(thawed[1].weight) == before
+    assert {tensor.data_ptr() % 64 for tensor in thawed[:100].state_dict().values()} == {0}
+    assert [tensor.untyped_storage().nbytes() for tensor in thawed[0].state_dict().values()] == [192] * 4 + [8]
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1, 5), (5, 1)], ids=str)
+def test_tensors_of_unusual_shapes_keep_shape_and_stride(shape: tuple[int, ...]) -> None:
+    for tensor in (torch.ones(shape), torch.ones(shape).t() if len(shape) == 2 else torch.ones(shape)):
+        parameter = nn.Parameter(tensor, requires_grad=False)
+        thawed = again({"tensor": tensor, "parameter": parameter})
+        for found in thawed.values():
+            assert (found.shape, found.stride(), found.storage_offset()) == (tensor.shape, tensor.stride(), 0)
+            assert torch.equal(found, tensor)
+        assert type(thawed["parameter"]) is nn.Parameter
+        assert thawed["parameter"].untyped_storage().data_ptr() == thawed["tensor"].untyped_storage().data_ptr()

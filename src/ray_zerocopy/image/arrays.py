@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ray_zerocopy.image import leaves
 from ray_zerocopy.image.blocks import BlockTable, Span
 from ray_zerocopy.image.image import Bytes
 
@@ -14,25 +15,13 @@ ARRAYS = (np.ndarray, np.memmap)
 """The exact types handled here; other subclasses pickle themselves."""
 
 
-class ArrayCollector:
-    """Gives each array its block and its number: an array met twice is one array again after thaw."""
-
-    def __init__(self, blocks: BlockTable) -> None:
-        self._blocks = blocks
-        self._seen: dict[int, tuple[npt.NDArray[Any], tuple[Any, ...]]] = {}
-
-    def persistent_id(self, array: npt.NDArray[Any]) -> tuple[Any, ...] | None:
-        """What stands for `array` in a skeleton; None for arrays of Python objects: they have no bytes."""
-        if array.dtype.hasobject:
-            return None
-        seen = self._seen.get(id(array))
-        if seen is not None:
-            return seen[1]
-        address, nbytes, below = _reach(array)
-        block = self._blocks.add(address, nbytes, array)
-        pid = ("array", len(self._seen), block, below, array.shape, array.strides, array.dtype, array.flags.writeable)
-        self._seen[id(array)] = (array, pid)
-        return pid
+def reduce_array(array: npt.NDArray[Any], blocks: BlockTable) -> tuple[Any, ...] | None:
+    """A reduction (as of `object.__reduce_ex__`) of an array; None for those of Python objects: they have no bytes."""
+    if array.dtype.hasobject:
+        return None
+    address, nbytes, below = _reach(array)
+    block = blocks.add(address, nbytes, array)
+    return leaves.array, (block, below, array.shape, array.strides, array.dtype, array.flags.writeable)
 
 
 def span_of(array: npt.NDArray[Any]) -> tuple[Bytes, int]:

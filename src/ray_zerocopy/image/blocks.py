@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from ray_zerocopy.image.image import Block, Segment
+from ray_zerocopy.image.image import Block, Bytes, Segment
+
+_SMALL = 1 << 16
+"""Bytes up to which it pays to copy a block rather than to have a segment for it."""
+
+_ALIGNMENT = 64
+"""Bytes; that of any new tensor's memory."""
 
 
 class Span:
@@ -28,9 +35,7 @@ class BlockTable:
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, int], int] = {}
         self._owners: list[Any] = []
-
-    def __len__(self) -> int:
-        return len(self._owners)
+        self._sizes: list[int] = []
 
     def add(self, address: int, nbytes: int, owner: Any) -> int:
         """Number the `nbytes` bytes at `address`, which stay valid as long as `owner` lives."""
@@ -38,7 +43,12 @@ class BlockTable:
         number = self._numbers.setdefault(key, len(self._owners))
         if number == len(self._owners):
             self._owners.append(owner)
+            self._sizes.append(nbytes)
         return number
+
+    def nbytes(self, number: int) -> int:
+        """The size of a block."""
+        return self._sizes[number]
 
     def keys(self) -> set[tuple[int, int]]:
         """The address and size of every block."""
@@ -47,31 +57,78 @@ class BlockTable:
     def layout(self, shared: set[tuple[int, int]] | None = None) -> tuple[list[Block], list[Segment]]:
         """Lay the blocks out as disjoint segments: blocks that overlap share one.
 
-        `shared` limits sharing: a segment with none of these blocks becomes `bytes`, a copy. None: share all.
+        Small ones are copied into one segment together, for each segment costs whoever loads it.
+
+        Args:
+            shared: limits sharing: of a segment with none of these blocks each process gets a copy (`bytes`). None:
+                share all.
         """
         blocks = [Block(-1, 0, 0)] * len(self._owners)
         segments: list[Segment] = []
-        run: list[tuple[int, int, int]] = []  # address, nbytes, number: blocks that overlap, so one segment
-        end = 0
+        small: list[_Run] = []
+        for run in self._runs():
+            if shared is not None and shared.isdisjoint(run.keys()):
+                run.place(blocks, len(segments))
+                segments.append(run.memory().tobytes())
+            elif run.nbytes <= _SMALL:
+                small.append(run)
+            else:
+                run.place(blocks, len(segments))
+                segments.append(run.memory().data)
+        if small:
+            segments.append(_packed(small, blocks, len(segments)))
+        return blocks, segments
 
-        def close() -> None:
-            if not run:
-                return
-            start = run[0][0]
-            for address, nbytes, number in run:
-                blocks[number] = Block(len(segments), address - start, nbytes)
-            segment = np.asarray(Span(start, end - start, [self._owners[number] for _, _, number in run])).data
-            is_shared = shared is None or any((address, nbytes) in shared for address, nbytes, _ in run)
-            segments.append(segment if is_shared else segment.tobytes())
-
+    def _runs(self) -> Iterator[_Run]:
+        """The blocks that are not empty, by address; those that overlap in one run."""
+        run: _Run | None = None
         for (address, nbytes), number in sorted(self._numbers.items()):
             if nbytes == 0:
                 continue
-            if address >= end:
-                close()
-                run = []
-                end = address
-            run.append((address, nbytes, number))
-            end = max(end, address + nbytes)
-        close()
-        return blocks, segments
+            if run is None or address >= run.address + run.nbytes:
+                if run is not None:
+                    yield run
+                run = _Run(address)
+            run.add(address, nbytes, number, self._owners[number])
+        if run is not None:
+            yield run
+
+
+class _Run:
+    """Blocks that overlap."""
+
+    __slots__ = ("_blocks", "_owners", "address", "nbytes")
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+        self.nbytes = 0
+        self._blocks: list[tuple[int, int, int]] = []
+        self._owners: list[Any] = []
+
+    def add(self, address: int, nbytes: int, number: int, owner: Any) -> None:
+        self.nbytes = max(self.nbytes, address + nbytes - self.address)
+        self._blocks.append((address, nbytes, number))
+        self._owners.append(owner)
+
+    def keys(self) -> Iterator[tuple[int, int]]:
+        return ((address, nbytes) for address, nbytes, _ in self._blocks)
+
+    def memory(self) -> Bytes:
+        return np.asarray(Span(self.address, self.nbytes, self._owners))
+
+    def place(self, blocks: list[Block], segment: int, offset: int = 0) -> None:
+        """Note in `blocks` that this run is in a segment, `offset` bytes from its start."""
+        for address, nbytes, number in self._blocks:
+            blocks[number] = Block(segment, offset + address - self.address, nbytes)
+
+
+def _packed(runs: Sequence[_Run], blocks: list[Block], segment: int) -> Segment:
+    """A copy of all runs, one after the other, as that segment."""
+    offsets = [0]
+    for run in runs:
+        offsets.append(offsets[-1] + -(-run.nbytes // _ALIGNMENT) * _ALIGNMENT)
+    together = np.zeros(offsets[-1], np.uint8)
+    for run, offset in zip(runs, offsets, strict=False):
+        together[offset : offset + run.nbytes] = run.memory()
+        run.place(blocks, segment, offset)
+    return together.data

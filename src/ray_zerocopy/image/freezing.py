@@ -15,14 +15,18 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.nn.utils import parametrize
 
-from ray_zerocopy.image import paths
-from ray_zerocopy.image.arrays import ARRAYS, ArrayCollector
+from ray_zerocopy.image import leaves, paths
+from ray_zerocopy.image.arrays import ARRAYS, reduce_array
 from ray_zerocopy.image.blocks import BlockTable
+from ray_zerocopy.image.collection import no_collection
 from ray_zerocopy.image.exported import UNREADABLE, reduce_exported_program
 from ray_zerocopy.image.image import FrozenScripts, Image, Skeleton
+from ray_zerocopy.image.modules import ModuleReducer
 from ray_zerocopy.image.parametrized import reduce_parametrized
-from ray_zerocopy.image.tensors import STORAGES, StorageCollector, reduce_tensor
+from ray_zerocopy.image.tensors import STORAGES, StorageCollector
 from ray_zerocopy.image.torchscript import ScriptArchive, python_attributes
+
+_Reducer = Callable[[Any], Any]
 
 External = Callable[[type], bool]
 """Says of a class whether its instances stay outside the image, in `Image.externals`."""
@@ -59,6 +63,11 @@ def freeze_each(
     Raises:
         TypeError: as `freeze`.
     """
+    with no_collection():
+        return _freeze_each(roots, external, share)
+
+
+def _freeze_each(roots: Mapping[str, Any], external: External | None, share: Sequence[Any] | None) -> Image:
     shared = None
     if share is not None:
         parts = _Walk(external)
@@ -79,7 +88,6 @@ class _Walk:
     def __init__(self, external: External | None) -> None:
         self.blocks = BlockTable()
         self.storages = StorageCollector(self.blocks)
-        self.arrays = ArrayCollector(self.blocks)
         self.scripts = ScriptArchive(self.storages.block)
         self.is_external = external
         self.externals: list[Any] = []
@@ -89,11 +97,11 @@ class _Walk:
         number = self._external_numbers.setdefault(id(obj), len(self.externals))
         if number == len(self.externals):
             self.externals.append(obj)
-        return ("external", number)
+        return leaves.external, (number,)
 
     def skeleton(self, root: Any, name: str) -> Skeleton:
         try:
-            return _Pickler(self).skeleton(root)
+            return self._skeleton(root)
         except Exception as error:
             # Any exception: the reducers of the user's own classes may raise whatever they like.
             path, cause = paths.deepest_failing(root, name, self._failure)
@@ -101,6 +109,11 @@ class _Walk:
                 f"{path} cannot be pickled: {cause or error}. A pipeline must be picklable to reach other processes; "
                 "make this part anew in the worker, or leave it out in its owner's __getstate__."
             ) from error
+
+    def _skeleton(self, root: Any) -> Skeleton:
+        modules = ModuleReducer()
+        skeleton = _Pickler(self, modules).skeleton(root)
+        return _Pickler(self, ModuleReducer(leave_out=False)).skeleton(root) if modules.left_out_shared else skeleton
 
     def frozen_scripts(self) -> FrozenScripts | None:
         """The archive of all TorchScript modules met; writing it meets their blocks."""
@@ -111,22 +124,28 @@ class _Walk:
 
     def _failure(self, obj: Any) -> Exception | None:
         try:
-            _Pickler(_Walk(self.is_external)).skeleton(obj)
+            _Walk(self.is_external)._skeleton(obj)
         except Exception as error:
             return error
         return None
 
 
 class _Pickler(cloudpickle.CloudPickler):
-    """Pickles one root of an image."""
+    """Pickles one root of an image.
 
-    def __init__(self, walk: _Walk) -> None:
+    Args:
+        walk: what it has in common with others.
+        modules: reduces its modules.
+    """
+
+    def __init__(self, walk: _Walk, modules: ModuleReducer) -> None:
         self._stream = io.BytesIO()
         super().__init__(self._stream, protocol=5, buffer_callback=self._take_buffer)  # type: ignore[no-untyped-call]
         self._walk = walk
+        self._module_reducer = modules
         self._buffers: list[int] = []
         self._modules: list[nn.Module] = []
-        self._takers: dict[type, Callable[[Any], int | tuple[Any, ...] | None] | None] = {}
+        self._reducers: dict[type, _Reducer] = {}
 
     def skeleton(self, root: Any) -> Skeleton:
         self.dump(root)  # type: ignore[no-untyped-call]
@@ -136,49 +155,62 @@ class _Pickler(cloudpickle.CloudPickler):
         self.dump((training, recurrent, list(scripts.values())))  # type: ignore[no-untyped-call]
         return Skeleton(self._stream.getvalue(), tuple(self._buffers))
 
-    def persistent_id(self, obj: Any) -> int | tuple[Any, ...] | None:
-        # Called for every object, down to each string: so what there is to do is found once for each class.
-        take = self._takers.get(type(obj), self._new_class)
-        return take(obj) if take else None
+    def reducer_override(self, obj: Any) -> Any:
+        cls = type(obj)
+        reducer = self._reducers.get(cls)
+        if reducer is None:
+            reducer = self._reducers[cls] = self._reducer(cls)
+        return reducer(obj)
 
-    def _new_class(self, obj: Any) -> int | tuple[Any, ...] | None:
-        take = self._takers[type(obj)] = self._taker(type(obj))
-        return take(obj) if take else None
-
-    def _taker(self, cls: type) -> Callable[[Any], int | tuple[Any, ...] | None] | None:
-        if issubclass(cls, STORAGES):
-            return self._walk.storages.persistent_id
-        if cls in ARRAYS:
-            return self._walk.arrays.persistent_id
+    def _reducer(self, cls: type) -> _Reducer:
+        """How the objects of a class are reduced."""
         if self._walk.is_external is not None and self._walk.is_external(cls):
             return self._walk.external
+        if issubclass(cls, STORAGES):
+            return self._walk.storages.reduce
+        if issubclass(cls, torch.Tensor):
+            return self._tensor
+        if cls in ARRAYS:
+            return self._array
         if issubclass(cls, torch.jit.ScriptModule):
             return self._script
-        return None
+        if issubclass(cls, nn.Module):
+            return self._module
+        if issubclass(cls, OrderedDict):
+            return self._ordered_dict
+        if issubclass(cls, ExportedProgram):
+            return reduce_exported_program
+        if cls.__name__ == UNREADABLE:
+            return _refuse_unreadable
+        return self._by_default
+
+    def _by_default(self, obj: Any) -> Any:
+        return super().reducer_override(obj)  # type: ignore[no-untyped-call]
+
+    def _tensor(self, tensor: torch.Tensor) -> Any:
+        reduced = self._walk.storages.reduce_tensor(tensor)
+        return self._by_default(tensor) if reduced is None else reduced
+
+    def _array(self, array: Any) -> Any:
+        reduced = reduce_array(array, self._walk.blocks)
+        return self._by_default(array) if reduced is None else reduced
 
     def _script(self, module: torch.jit.ScriptModule) -> tuple[Any, ...]:
         self._modules.append(module)
-        return ("script", self._walk.scripts.add(module))
+        return leaves.script, (self._walk.scripts.add(module),)
 
-    def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is OrderedDict and not obj:  # a module has ten of them, for its hooks
-            return OrderedDict, ()
-        if isinstance(obj, nn.Module):
-            self._modules.append(obj)
-            if parametrize.is_parametrized(obj):
-                return reduce_parametrized(obj)
-        elif isinstance(obj, ExportedProgram):
-            return reduce_exported_program(obj)
-        elif type(obj).__name__ == UNREADABLE:
-            raise TypeError(
-                f"an {UNREADABLE} tells nobody what it was loaded from, nor gives its weights back; compile the "
-                "exported program with ray_zerocopy.CompiledProgram.compile(program)"
-            )
-        elif isinstance(obj, torch.Tensor):
-            reduced = reduce_tensor(obj)
-            if reduced is not None:
-                return reduced
-        return super().reducer_override(obj)  # type: ignore[no-untyped-call]
+    def _module(self, module: nn.Module) -> Any:
+        self._modules.append(module)
+        reduced = self._module_reducer.reduce(module)
+        if reduced is not None:
+            return reduced
+        if parametrize.is_parametrized(module):
+            return reduce_parametrized(module)
+        return self._by_default(module)
+
+    def _ordered_dict(self, dictionary: OrderedDict[Any, Any]) -> Any:
+        self._module_reducer.meet(dictionary)
+        return self._by_default(dictionary)
 
     def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         try:
@@ -190,9 +222,22 @@ class _Pickler(cloudpickle.CloudPickler):
         return False
 
 
+def _refuse_unreadable(obj: Any) -> Any:
+    raise TypeError(
+        f"an {UNREADABLE} tells nobody what it was loaded from, nor gives its weights back; compile the "
+        "exported program with ray_zerocopy.CompiledProgram.compile(program)"
+    )
+
+
 def _training(modules: Sequence[nn.Module]) -> list[nn.Module]:
     """The outermost modules of those that hold anything in training mode: `eval` is called on them at thaw."""
+    if not any(_trains(module) for module in modules):
+        return []
     inner = {id(child) for module in modules for child in module.children()}
     outermost = [module for module in modules if id(module) not in inner]
-    # A frozen ScriptModule has no mode.
-    return [module for module in outermost if any(getattr(part, "training", False) for part in module.modules())]
+    return [module for module in outermost if any(map(_trains, module.modules()))]
+
+
+def _trains(module: nn.Module) -> bool:
+    parts = module.modules() if isinstance(module, torch.jit.ScriptModule) else (module,)
+    return any(getattr(part, "training", False) for part in parts)  # a frozen ScriptModule has no mode

@@ -7,13 +7,14 @@ so that catching storages catches all of them. Plain tensors, nearly all there a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch._tensor import _rebuild_from_type_v2
 from torch._utils import _rebuild_sparse_tensor, _rebuild_tensor_v3
 
+from ray_zerocopy.image import leaves
 from ray_zerocopy.image.blocks import BlockTable
 
 STORAGES = (torch.UntypedStorage, torch.storage.TypedStorage)
@@ -26,11 +27,23 @@ class StorageCollector:
         self._blocks = blocks
         self._on_host: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
-    def persistent_id(self, storage: torch.UntypedStorage | torch.storage.TypedStorage) -> int | tuple[Any, ...]:
-        """What stands for `storage` in a skeleton: its block's number; or a kind, and what that takes."""
-        if isinstance(storage, torch.UntypedStorage):
-            return ("meta", storage.nbytes()) if storage.device.type == "meta" else self.block(storage)
-        return ("typed", storage._untyped_storage, storage.dtype)
+    def reduce(self, storage: torch.UntypedStorage | torch.storage.TypedStorage) -> tuple[Any, ...]:
+        """A reduction (as of `object.__reduce_ex__`) of a storage to its block."""
+        if isinstance(storage, torch.storage.TypedStorage):
+            return leaves.typed_storage, (storage._untyped_storage, storage.dtype)
+        if storage.device.type == "meta":
+            return leaves.meta_storage, (storage.nbytes(),)
+        return leaves.storage, (self.block(storage),)
+
+    def reduce_tensor(self, tensor: torch.Tensor) -> tuple[Any, ...] | None:
+        """As `reduce_tensor`, plain ones by their block."""
+        if not is_plain(tensor):
+            return _reduce_mended(tensor)
+        block = self.block(tensor.untyped_storage())
+        dtype, offset, shape, stride, requires_grad = form = form_of(tensor)
+        if offset == 0 and 0 < tensor.nbytes == self._blocks.nbytes(block) and stride == contiguous_stride(shape):
+            return leaves.whole_tensor, (type(tensor), block, dtype, shape, requires_grad)
+        return leaves.tensor, (type(tensor), block, *form)
 
     def block(self, storage: torch.UntypedStorage) -> int:
         """The number of a storage's block."""
@@ -45,11 +58,51 @@ def reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...] | None:
 
     None for all others: quantized, nested, conjugated, of most subclasses.
     """
-    cls = type(tensor)
-    if (cls is torch.Tensor or cls is nn.Parameter) and _is_plain(tensor):
-        rebuild = _rebuild_parameter if cls is nn.Parameter else _rebuild_tensor
-        how = (tensor.dtype, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.requires_grad)
-        return rebuild, (tensor.untyped_storage(), *how)
+    if is_plain(tensor):
+        return tensor_in, (tensor.untyped_storage(), type(tensor), *form_of(tensor))
+    return _reduce_mended(tensor)
+
+
+Form: TypeAlias = tuple[torch.dtype, int, tuple[int, ...], tuple[int, ...], bool]
+"""What a plain tensor is besides its class and its storage: dtype, offset, shape, stride, whether it requires grad."""
+
+
+def form_of(tensor: torch.Tensor) -> Form:
+    """The form of a plain tensor."""
+    return tensor.dtype, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.requires_grad
+
+
+def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride, in elements, of a new tensor of this shape."""
+    stride = [1]
+    for length in reversed(shape[1:]):
+        stride.append(stride[-1] * length)
+    return tuple(reversed(stride)) if shape else ()
+
+
+def tensor_in(
+    storage: torch.UntypedStorage,
+    cls: type[torch.Tensor],
+    dtype: torch.dtype,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+) -> torch.Tensor:
+    """A tensor of this form around a storage; `cls` is `torch.Tensor` or `torch.nn.Parameter`."""
+    tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride)
+    return of_class(cls, tensor, requires_grad)
+
+
+def of_class(cls: type[torch.Tensor], tensor: torch.Tensor, requires_grad: bool) -> torch.Tensor:
+    """A new tensor as one of class `cls`."""
+    if cls is not torch.Tensor:
+        # What nn.Parameter ends in for a plain tensor, without the questions that it asks before.
+        return torch.Tensor._make_subclass(cls, tensor, requires_grad)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _reduce_mended(tensor: torch.Tensor) -> tuple[Any, ...] | None:
     if tensor.layout is torch.strided and tensor.dtype not in _UNTYPED:
         return None
     reduced = tensor.__reduce_ex__(2)
@@ -57,41 +110,21 @@ def reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...] | None:
         function, cls, arguments, state = reduced[1]
         return _rebuild_from_type_v2, (*_mended(tensor, function, cls, arguments), state)
     function, arguments = reduced[:2]
-    function, _, arguments = _mended(tensor, function, cls, arguments)
+    function, _, arguments = _mended(tensor, function, type(tensor), arguments)
     return function, arguments
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is its class, its storage and its form, and nothing else."""
+    cls = type(tensor)
     return (
-        tensor.layout is torch.strided
+        (cls is torch.Tensor or cls is nn.Parameter)
+        and tensor.layout is torch.strided
         and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
         and not tensor._is_zerotensor()
         and not tensor.__dict__
         and not tensor._backward_hooks
     )
-
-
-def _rebuild_tensor(
-    storage: torch.UntypedStorage,
-    dtype: torch.dtype,
-    offset: int,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    requires_grad: bool,
-) -> torch.Tensor:
-    tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, size, stride)
-    return tensor.requires_grad_() if requires_grad else tensor
-
-
-def _rebuild_parameter(
-    storage: torch.UntypedStorage,
-    dtype: torch.dtype,
-    offset: int,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    requires_grad: bool,
-) -> nn.Parameter:
-    return nn.Parameter(_rebuild_tensor(storage, dtype, offset, size, stride, False), requires_grad)
 
 
 _UNTYPED = torch.storage._new_dtypes() if hasattr(torch.storage, "_new_dtypes") else set()

@@ -33,10 +33,14 @@ class ScriptArchive:
     def __init__(self, block_of: Callable[[torch.UntypedStorage], int]) -> None:
         self._block_of = block_of
         self._numbers: dict[CppModule, int] = {}
+        self._modules: list[torch.jit.ScriptModule] = []
 
     def add(self, module: torch.jit.ScriptModule) -> int:
         """The module's number in `FrozenScripts.modules`: the same for the same C++ module."""
-        return self._numbers.setdefault(module._c, len(self._numbers))
+        number = self._numbers.setdefault(module._c, len(self._modules))
+        if number == len(self._modules):
+            self._modules.append(module)
+        return number
 
     def finish(self) -> FrozenScripts | None:
         """Writes the archive; None if there is nothing to write.
@@ -49,7 +53,7 @@ class ScriptArchive:
             return None
         paths = self._paths()
         roots = [module for module in self._numbers if not paths[module][1]]
-        holder = _holder(roots)
+        holder = _holder([self._modules[self._numbers[root]] for root in roots])
         buffer = io.BytesIO()
         writer = _C.PyTorchFileWriter(buffer)
         serializer = _C.ScriptModuleSerializer(writer)
@@ -150,7 +154,7 @@ def _reduced(archive: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _holder(roots: list[CppModule]) -> CppModule:
+def _holder(roots: list[torch.jit.ScriptModule]) -> CppModule:
     """A module that holds `roots` in a tuple, so that one import brings them all, with what they share still shared.
 
     In a tuple they are not its submodules. The importer ends by searching all graphs of the submodules for quantized
@@ -158,8 +162,8 @@ def _holder(roots: list[CppModule]) -> CppModule:
     modules that were alive a moment ago.
     """
     holder = _C.ScriptModule("__torch__.Holder", _C.CompilationUnit(), True)
-    kind = _C.TupleType([root._type() for root in roots])
-    holder._register_attribute("modules", kind, tuple(map(wrap_cpp_module, roots)))
+    kind = _C.TupleType([root._c._type() for root in roots])
+    holder._register_attribute("modules", kind, tuple(roots))
     return holder
 
 
