@@ -65,7 +65,7 @@ def measure(system_name: str, case_name: str, extent: str, file: Path) -> None:
             record.attempt("wrapping", lambda: measure_wrapping(system, case, made["pipeline"], plan))
             record.attempt("workers", lambda: measure_workers(system, case, plan=plan, **made))
             if plan.cold_calls:
-                record.attempt("tasks", lambda: measure_tasks(system, case, plan=plan, **made))
+                record.attempt("tasks", lambda: measure_tasks(system, case, made["pipeline"], plan))
     finally:
         ray.shutdown()
 

@@ -6,6 +6,7 @@ Importing `transformers` takes a process seconds, so only those cases that need 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,20 @@ from torch import nn
 
 WORDS = 30_000
 Inputs = tuple[torch.Tensor, ...]
+
+
+class Timed(nn.Module):
+    """A model that says how many seconds it took, beside what it gives."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[Any, float]:
+        start = time.perf_counter()
+        output = self.model(*inputs)
+        return output, time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,8 @@ class Case:
     inputs: Inputs
     short_inputs: Inputs
     """As little work as the model can be given: for what a call costs besides the model."""
+    timed: Callable[[Any], Any] = Timed
+    """Makes of the pipeline one that gives, beside its result, the seconds that its models took."""
     models: int = 1
     scripted: bool = False
 
@@ -117,6 +134,21 @@ def _tagger(width: int, layers: int) -> Tagger:
     return Tagger(width, layers)
 
 
+class TimedTagger:
+    """A `Tagger` whose models say how long they took; it gives the sum beside its result."""
+
+    def __init__(self, tagger: Tagger) -> None:
+        self.embedder = Timed(tagger.embedder)
+        self.encoder = Timed(tagger.encoder)
+        self.scorer = Timed(tagger.scorer)
+
+    def __call__(self, ids: torch.Tensor) -> tuple[torch.Tensor, float]:
+        vectors, first = self.embedder(ids)
+        mixed, second = self.encoder(vectors)
+        scores, third = self.scorer(mixed)
+        return scores, first + second + third
+
+
 _MINILM_WIDTHS = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 
 CASES = {
@@ -167,6 +199,7 @@ CASES = {
             functools.partial(_tagger, 768, 1),
             _ids(32),
             _ids(2),
+            TimedTagger,
             models=3,
         ),
         Case(

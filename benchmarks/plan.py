@@ -41,7 +41,7 @@ FULL_PLANS = {
     "linears-2gb": LARGE,
     "minilm": SOME_WORKERS,
     "gpt2": SOME_WORKERS,
-    "pipeline": SOME_WORKERS,
+    "pipeline": MANY_WORKERS,
     "linears-31mb": LOADS_ALONE,
 }
 QUICK_CASES = ("minilm",)

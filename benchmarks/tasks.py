@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -15,7 +15,6 @@ from benchmarks.models import Case
 from benchmarks.plan import Plan
 from benchmarks.samples import medians_of_blocks
 from benchmarks.systems import Call, System
-from benchmarks.workers import Workers
 
 CALLERS = 2
 _AT_LEAST = 5
@@ -40,39 +39,56 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure_tasks(system: System, case: Case, pipeline: Any, plan: Plan, workers: Workers) -> dict[str, Any]:
-    """Calls with the shortest input.
+class _Call(NamedTuple):
+    """One call in task mode: how long it took, and how long the models in it took by themselves."""
 
-    The one of `workers` that is left has the pipeline loaded; it tells how long the model takes for the same input.
-    Calls, empty tasks and the model take turns, so that what else the machine does is the same for all three.
+    seconds: float
+    in_models: float
+
+
+def measure_tasks(system: System, case: Case, pipeline: Any, plan: Plan) -> dict[str, Any]:
+    """Calls with the shortest input, and empty tasks, in turn.
+
+    The models say themselves how long they took: what else the machine does is in those seconds, too, and goes out of
+    the difference.
     """
-    [model] = workers.actors
     tasks = case.models if system.task_per_model else 1
-    _warm_up(system.for_tasks(case.build_tiny(), case), case)
-    model_seconds = statistics.median(ray.get(model.call.remote(short=True)) for _ in range(_AT_LEAST))
+    _warm_up(system.for_tasks(case.timed(case.build_tiny()), case), case)
     empty_seconds = statistics.median(_seconds(_empty_task) for _ in range(20))
+    timed = case.timed(pipeline)
 
     cold = []
     for _ in range(plan.cold_calls):
-        call = system.for_tasks(pipeline, case)
-        cold.append(_seconds(lambda call=call: call(*case.short_inputs)) - model_seconds - tasks * empty_seconds)
+        call = system.for_tasks(timed, case)
+        first = _timed_call(call, case)
+        cold.append(first.seconds - first.in_models - tasks * empty_seconds)
 
-    warm, calls, empties = [], [], []
+    warm: list[_Call] = []
+    empties: list[float] = []
     deadline = time.monotonic() + plan.task_seconds
     while len(warm) < plan.warm_calls and (len(warm) < _AT_LEAST or time.monotonic() < deadline):
         empties.append(tasks * _seconds(_empty_task))
-        alone = ray.get(model.call.remote(short=True))
-        calls.append(_seconds(lambda: call(*case.short_inputs)))
-        warm.append(calls[-1] - alone - empties[-1])
+        warm.append(_timed_call(call, case))
+    overheads = [one.seconds - one.in_models - empty for one, empty in zip(warm, empties, strict=True)]
     throughput = [_throughput(call, case, plan.throughput_seconds / _BLOCKS) for _ in range(_BLOCKS)]
     samples = {
         "cold_overhead_seconds": [seconds / tasks for seconds in cold],
-        "warm_overhead_seconds": medians_of_blocks([seconds / tasks for seconds in warm]),
+        "warm_overhead_seconds": medians_of_blocks([seconds / tasks for seconds in overheads]),
         "empty_task_seconds": medians_of_blocks([seconds / tasks for seconds in empties]),
-        "task_call_seconds": medians_of_blocks(calls),
+        "task_call_seconds": medians_of_blocks([one.seconds for one in warm]),
         "requests_per_second": throughput,
     }
     return {"samples": samples}
+
+
+def _timed_call(call: Call, case: Case) -> _Call:
+    in_models = 0.0
+
+    def run() -> None:
+        nonlocal in_models
+        in_models = call(*case.short_inputs)[1]
+
+    return _Call(_seconds(run), in_models)
 
 
 def _warm_up(call: Call, case: Case) -> None:

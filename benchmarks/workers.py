@@ -29,12 +29,9 @@ class Workers:
     def wait(self) -> None:
         self.processes = ray.get([actor.process.remote() for actor in self.actors])
 
-    def keep(self, actor: ActorHandle[Any]) -> None:
-        """End all but one."""
-        for other in self.actors:
-            if other is not actor:
-                ray.kill(other)
-        self.actors = [actor]
+    def end(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
 
 
 def measure_workers(system: System, case: Case, pipeline: Any, plan: Plan, workers: Workers) -> dict[str, Any]:
@@ -56,7 +53,7 @@ def measure_workers(system: System, case: Case, pipeline: Any, plan: Plan, worke
     # Pages of a file that only the first worker has mapped so far count as its own.
     others = loaded[1:] or loaded
     leaks = _write_leaks(workers.actors[0], workers.actors[1]) if len(loaded) > 1 else None
-    workers.keep(workers.actors[min(1, len(loaded) - 1)])  # not the writer
+    workers.end()
     return {
         "samples": {
             "load_seconds": [one["load_seconds"] for one in loaded],

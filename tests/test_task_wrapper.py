@@ -201,8 +201,9 @@ class Echo(nn.Module):
     def forward(self, *values: Any, **named: Any) -> Any:
         return values, named
 
-    def own(self, how: str) -> Any:
-        return {"weight": self.weight.detach(), "view": self.weight.detach()[1:3], "copy": self.weight + 1}
+    def own(self, how: Any = None) -> Any:
+        weight = self.weight.detach()
+        return {"weight": weight, "view": weight[1:3], "copy": self.weight + 1, "asked": getattr(how, "degrees", None)}
 
 
 def test_arguments_and_results_of_every_kind_arrive_as_they_were() -> None:
@@ -233,10 +234,78 @@ def test_arguments_and_results_of_every_kind_arrive_as_they_were() -> None:
     assert wrapped(x=large)[1]["x"].equal(large)
 
 
+SMALL = torch.arange(24, dtype=torch.float32).view(4, 6)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        SMALL,
+        SMALL.t(),
+        SMALL[1:3, ::2],
+        SMALL.bfloat16(),
+        SMALL.to(torch.float8_e5m2),
+        SMALL > 5,
+        torch.empty(0, 3),
+        torch.tensor(3),
+        torch.complex(SMALL, SMALL).conj(),
+        torch.eye(4).to_sparse(),
+        nn.Parameter(SMALL),
+        SMALL.clone().requires_grad_(),
+        torch.tensor([1.5], dtype=torch.float64),
+    ],
+    ids=lambda tensor: f"{tensor.dtype}, {tuple(tensor.shape)}, {tensor.layout}",
+)
+def test_a_small_tensor_arrives_as_it_was_and_independent(value: torch.Tensor) -> None:
+    ((after,), _) = TaskWrapper(Echo())(value)
+    form = ("dtype", "shape", "layout", "requires_grad")
+    assert type(after) is type(value)
+    assert [getattr(after, name) for name in form] == [getattr(value, name) for name in form]
+    assert bits(after.to_dense()) == bits(value.to_dense())
+    if after.layout is torch.strided:
+        assert after.stride() == value.stride()
+        after.detach().zero_()  # and can be written to
+
+
+def test_small_tensors_that_share_memory_share_it_when_they_arrive() -> None:
+    base = torch.zeros(8)
+    ((first, second), _) = TaskWrapper(Echo())(base, base[2:4])
+    second.fill_(1)
+    assert first.tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
+
+
+class Celsius:
+    """It has no state that pickle could find."""
+
+    __slots__ = ("degrees",)
+
+    def __init__(self, degrees: float) -> None:
+        self.degrees = degrees
+
+    def __reduce__(self) -> Any:
+        raise TypeError("only by a serializer")
+
+
+def test_what_ray_must_pickle_itself_is_left_to_ray() -> None:
+    wrapped = TaskWrapper(Echo(), method_names=("own",))
+    assert ray.get(wrapped([ray.put(5)])[0][0][0]) == 5
+    ray.util.register_serializer(Celsius, serializer=lambda c: c.degrees, deserializer=Celsius)
+    try:
+        assert wrapped.own(Celsius(21.5))["asked"] == 21.5
+    finally:
+        ray.util.deregister_serializer(Celsius)
+
+    class OnlyHere:
+        answer = 42
+
+    assert wrapped(OnlyHere())[0][0].answer == 42
+    assert wrapped(lambda x: x + 1)[0][0](1) == 2
+
+
 def test_tied_results_and_such_that_lie_in_the_weights_arrive_tied_and_independent() -> None:
     wrapped = TaskWrapper(Echo(), method_names=("own",))
     for _ in range(2):
-        result = wrapped.own("")
+        result = wrapped.own()
         assert result["weight"].equal(torch.arange(4.0))
         assert result["copy"].equal(torch.arange(4.0) + 1)
         result["view"].fill_(-1)

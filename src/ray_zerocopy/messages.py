@@ -1,7 +1,7 @@
-"""Arguments and results of task calls, with their tensors as plain buffers.
+"""Arguments and results of task calls on their way: a few bytes where that is all there is, buffers beside them if not.
 
-torch makes an archive of each tensor's storage to pickle it, which takes 0.8 ms each way however small it is. Ray moves
-buffers beside the pickled bytes, copying them once.
+torch makes an archive of each tensor's storage to pickle it, which takes 0.8 ms each way however small it is; here
+storages are plain bytes. Ray takes half a millisecond to pickle an argument or a result, and none if it is `bytes`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import ray
 import torch
 from ray import cloudpickle
+from ray.actor import ActorHandle
 
-from ray_zerocopy.image import reduce_tensor
+from ray_zerocopy.image.tensors import form_of, is_plain, reduce_tensor, tensor_in
 
-_SMALL = 4096
+_SMALL_BUFFER = 4096
 """Bytes up to which a buffer of its own costs more than a copy of it."""
+
+_SMALL_MESSAGE = 1 << 16
+"""Bytes of tensors up to which a message is `bytes`."""
 
 
 class Message:
@@ -31,26 +36,45 @@ class Message:
         self._value = value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if type(self._value) is torch.Tensor and self._value.device.type == "cpu":
-            reduced = reduce_tensor(self._value)
-            if reduced is not None and type(reduced[1][0]) is torch.UntypedStorage:
-                rebuild, (storage, *how) = reduced
-                return _received_tensor, (rebuild, _bytes_of(storage), *how)
         stream = io.BytesIO()
         buffers: list[pickle.PickleBuffer] = []
-        _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(self._value)  # type: ignore[no-untyped-call]
+        _Pickler(stream, buffers.append).dump(self._value)  # type: ignore[no-untyped-call]
         return _received, (stream.getvalue(), *buffers)
+
+
+Packed: TypeAlias = bytes | tuple[Message]
+"""What to give Ray in place of a value."""
+
+
+def packed(value: object) -> Packed:
+    """A value for Ray to carry: as bytes, unless it is large, or holds what plain pickle is not to pickle.
+
+    Never raises: what nobody can pickle is left for Ray to refuse.
+    """
+    stream = io.BytesIO()
+    try:
+        _SmallPickler(stream).dump(value)
+    except Exception:  # whatever a reducer raises
+        return (Message(value),)
+    pickled = stream.getvalue()
+    # Classes and functions that other processes cannot import: cloudpickle takes them by value.
+    is_by_value = b"__main__" in pickled or cloudpickle.list_registry_pickle_by_value()
+    return (Message(value),) if is_by_value else pickled
+
+
+def unpacked(arrived: bytes | tuple[Any]) -> Any:
+    """What has become of a `packed` value when Ray has brought it."""
+    return pickle.loads(arrived) if isinstance(arrived, bytes) else arrived[0]
 
 
 def _received(pickled: bytes, *buffers: Any) -> Any:
     return pickle.loads(pickled, buffers=buffers)
 
 
-def _received_tensor(rebuild: Callable[..., torch.Tensor], data: Any, *how: Any) -> torch.Tensor:
-    return rebuild(_storage(data), *how)
-
-
 class _Pickler(cloudpickle.CloudPickler):
+    def __init__(self, stream: io.BytesIO, take_buffer: Callable[[pickle.PickleBuffer], object]) -> None:
+        super().__init__(stream, protocol=5, buffer_callback=take_buffer)  # type: ignore[no-untyped-call]
+
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, torch.Tensor) and obj.device.type == "cpu":
             reduced = reduce_tensor(obj)
@@ -61,9 +85,53 @@ class _Pickler(cloudpickle.CloudPickler):
         return super().reducer_override(obj)  # type: ignore[no-untyped-call]
 
 
+class _RefusedError(Exception):
+    pass
+
+
+class _SmallPickler(pickle.Pickler):
+    """Plain pickle, without a look at whether classes and functions can be imported elsewhere: that takes longest.
+
+    Refuses parameters, tensors that are not plain or share their storage, numpy's arrays (which are read-only when they
+    come by Ray's way, whatever their size), and what Ray must pickle itself, as part of one of its own objects.
+    """
+
+    dispatch_table = cloudpickle.CloudPickler.dispatch_table  # with what users gave to `ray.util.register_serializer`
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream, protocol=5)
+        self._nbytes = 0
+        self._storages: set[int] = set()
+
+    def reducer_override(self, obj: Any) -> Any:
+        cls = type(obj)
+        if cls is torch.Tensor:
+            return _received_tensor, self._parts(obj)
+        if isinstance(obj, (torch.Tensor, torch.UntypedStorage, np.ndarray, ray.ObjectRef, ActorHandle)):
+            raise _RefusedError
+        return NotImplemented
+
+    def _parts(self, tensor: torch.Tensor) -> tuple[Any, ...]:
+        if tensor.device.type != "cpu" or not is_plain(tensor):
+            raise _RefusedError
+        storage = tensor.untyped_storage()
+        self._nbytes += storage.nbytes()
+        address = storage.data_ptr()
+        if self._nbytes > _SMALL_MESSAGE or address in self._storages:  # two tensors with the same stay tied
+            raise _RefusedError
+        self._storages.add(address)
+        dtype, *form = form_of(tensor)
+        # By its name: pickle would look for a dtype's module among all modules.
+        return (_flat(storage).tobytes(), str(dtype).removeprefix("torch."), *form)
+
+
 def _bytes_of(storage: torch.UntypedStorage) -> bytes | pickle.PickleBuffer:
-    data: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
-    return data.tobytes() if data.nbytes <= _SMALL else pickle.PickleBuffer(data)
+    data = _flat(storage)
+    return data.tobytes() if data.nbytes <= _SMALL_BUFFER else pickle.PickleBuffer(data)
+
+
+def _flat(storage: torch.UntypedStorage) -> Any:
+    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
 
 
 def _storage(data: Any) -> torch.UntypedStorage:
@@ -71,3 +139,7 @@ def _storage(data: Any) -> torch.UntypedStorage:
     copy = torch.empty(source.nbytes, dtype=torch.uint8)  # on memory aligned as that of any new tensor
     copy.numpy()[:] = source
     return copy.untyped_storage()
+
+
+def _received_tensor(data: bytes, dtype: str, *form: Any) -> torch.Tensor:
+    return tensor_in(_storage(data), torch.Tensor, getattr(torch, dtype), *form)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import ray
@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from ray_zerocopy import residents, store
 from ray_zerocopy.image import Thawed, freeze_each
-from ray_zerocopy.messages import Message
+from ray_zerocopy.messages import Packed, packed, unpacked
 from ray_zerocopy.models import paths_of, take_apart
 
 P = TypeVar("P")
@@ -43,9 +43,13 @@ class _Mode(NamedTuple):
 
 
 class _Call(NamedTuple):
-    model: store.ModelInImage
+    key: Hashable
+    """What a worker keeps the model under."""
+    model: store.ModelInImage | None
+    """Where to load it from. None: ask only a worker that keeps it. (A reference costs each call some time.)"""
     method: str
-    mode: _Mode
+    mode: tuple[Any, ...]
+    """A `_Mode`."""
     values: tuple[Any, ...]
     """Of all arguments; the last ones are those of the keyword arguments."""
     keywords: tuple[str, ...]
@@ -53,25 +57,52 @@ class _Call(NamedTuple):
     """Which values are None here, and come by reference."""
 
 
+class _Answer(NamedTuple):
+    value: Any
+    was_kept: bool
+    """Whether the worker had the model already."""
+    ran: bool = True
+    """False: the worker does not keep the model, and was not told where it is."""
+
+
+class _UnknownModelError(Exception):
+    pass
+
+
 @ray.remote
-def _run(call: _Call, *referred: Any) -> Message:
+def _run(arrived: Any, *referred: Any) -> Packed:
     """Run one method of a model.
 
     Args:
-        call: which, and with what.
+        arrived: a `_Call`, as a packed tuple: nothing in that has to be imported.
         referred: what was given as references; being arguments of the task itself they have been resolved by Ray.
+
+    Returns:
+        An `_Answer`, likewise.
     """
+    call = _Call(*unpacked(arrived))
     values = list(call.values)
     for place, value in zip(call.references, referred, strict=True):
         values[place] = value
     split = len(values) - len(call.keywords)
     keywords = dict(zip(call.keywords, values[split:], strict=True))
-    key = (call.model.image.binary(), call.model.skeleton)
-    with residents.of_this_worker().fresh(key, lambda: _load(call.model)) as model, call.mode.entered():
-        return Message(getattr(model, call.method)(*values[:split], **keywords))
+    was_kept = True
+
+    def load() -> Thawed:
+        nonlocal was_kept
+        was_kept = False
+        return _load(call.model)
+
+    try:
+        with residents.of_this_worker().fresh(call.key, load) as model, _Mode(*call.mode).entered():
+            return packed((getattr(model, call.method)(*values[:split], **keywords), was_kept))
+    except _UnknownModelError:
+        return packed((None, False, False))
 
 
-def _load(source: store.ModelInImage) -> Thawed:
+def _load(source: store.ModelInImage | None) -> Thawed:
+    if source is None:
+        raise _UnknownModelError
     thawed = store.load(source)
     if isinstance(thawed.root, ExportedProgram):
         return Thawed(thawed.root.module(), thawed.view)
@@ -89,6 +120,8 @@ class StandIn:
         self.model = model
         self._methods = frozenset(methods)
         self._description = description
+        self._is_kept = False
+        """Whether the last worker that was asked had the model already, so that the next is likely to."""
         self._local: Any = None
         self._loading = threading.Lock()
 
@@ -121,8 +154,17 @@ class StandIn:
         references = {place: value for place, value in enumerate(values) if isinstance(value, ray.ObjectRef)}
         for place in references:
             values[place] = None
-        call = _Call(self.model, method, _Mode.current(), tuple(values), tuple(kwargs), tuple(references))
-        return ray.get(_run.remote(Message(call), *references.values()))
+        key = (self.model.image.binary(), self.model.skeleton)
+        call = _Call(key, None, method, tuple(_Mode.current()), tuple(values), tuple(kwargs), tuple(references))
+        answer = self._answer(call, references.values()) if self._is_kept else None
+        if answer is None or not answer.ran:
+            answer = self._answer(call._replace(model=self.model), references.values())
+        self._is_kept = answer.was_kept
+        return answer.value
+
+    @staticmethod
+    def _answer(call: _Call, references: Iterable[ray.ObjectRef[Any]]) -> _Answer:
+        return _Answer(*unpacked(ray.get(_run.remote(packed(tuple(call)), *references))))
 
 
 class ProgramStandIn(StandIn):

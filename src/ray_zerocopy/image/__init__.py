@@ -5,7 +5,6 @@ Nothing here knows Ray's object store (`ray_zerocopy.store` does); an `Image` is
 
 from ray_zerocopy.image.freezing import External, freeze, freeze_each
 from ray_zerocopy.image.image import Image
-from ray_zerocopy.image.tensors import reduce_tensor
 from ray_zerocopy.image.thawing import Thawed, thaw, thaw_in_view
 
-__all__ = ["External", "Image", "Thawed", "freeze", "freeze_each", "reduce_tensor", "thaw", "thaw_in_view"]
+__all__ = ["External", "Image", "Thawed", "freeze", "freeze_each", "thaw", "thaw_in_view"]
