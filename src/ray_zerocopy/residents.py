@@ -105,6 +105,9 @@ class Resident:
         with self._lock:
             if not self._in_use and not self._is_proved:
                 self._is_proved = self._state.restore() and not self._is_written()
+                if self._is_proved and self._view is not None:
+                    self._view.wait_prefault()
+                    self._view.watch_writes()  # once; later proofs take a tenth of the time
 
     def _is_written(self) -> bool:
         return self._view is not None and bool(self._view.copied_bytes or self._view.diverged_bytes())

@@ -57,9 +57,9 @@ class Image:
     """A frozen pipeline: skeletons (the object graphs) and segments (the bulk bytes, not copied).
 
     An image that came from `freeze` borrows the pipeline's own memory: but for small blocks, which are copied, it shows
-    what the pipeline holds when it is published, not when it was frozen. One that came out of an object store borrows the store's pages, read-only.
-    Pickled with protocol 5 and a `buffer_callback`, every segment travels out of band; `bytes` segments (those that are
-    not to be shared) stay in the stream.
+    what the pipeline holds when it is published, not when it was frozen. One that came out of an object store borrows
+    the store's pages, read-only. Pickled with protocol 5 and a `buffer_callback`, every segment travels out of band;
+    `bytes` segments (those that are not to be shared) stay in the stream.
     """
 
     skeletons: tuple[Skeleton, ...]
