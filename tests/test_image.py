@@ -14,7 +14,9 @@ import torch
 from memory import bits
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.dlpack import from_dlpack
 
+from ray_zerocopy import _engine
 from ray_zerocopy.image import freeze, thaw
 
 DTYPES = [
@@ -384,3 +386,13 @@ def test_tensors_of_unusual_shapes_keep_shape_and_stride(shape: tuple[int, ...])
             assert torch.equal(found, tensor)
         assert type(thawed["parameter"]) is nn.Parameter
         assert thawed["parameter"].untyped_storage().data_ptr() == thawed["tensor"].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(("offset", "shape"), [(0, (17,)), (4, (4, 4)), (65, ()), (0, (2**62, 4)), (2**63, (1,))])
+def test_a_view_gives_no_tensor_beyond_its_segment(offset: int, shape: tuple[int, ...]) -> None:
+    view = _engine.View([bytes(64)])
+    with pytest.raises(ValueError, match="does not fit"):
+        view.tensor(0, offset, shape, 2, 32)
+    with pytest.raises(IndexError):
+        view.tensor(1, 0, (1,), 2, 32)
+    assert torch.equal(from_dlpack(view.tensor(0, 48, (2, 2), 2, 32)), torch.zeros(2, 2))

@@ -4,6 +4,8 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -90,6 +92,23 @@ Bytes segment(nb::handle_t<PythonView> self, std::size_t index) {
   return as_array(nb::cast<PythonView&>(self).view().segment(index), self);
 }
 
+// A DLPack capsule (https://dmlc.github.io/dlpack): what an array library makes an array of its own from.
+nb::ndarray<> tensor(nb::handle_t<PythonView> self, std::size_t index, std::size_t offset, const nb::tuple& shape,
+                     std::uint8_t type_code, std::uint8_t type_bits) {
+  const std::span<std::byte> bytes = nb::cast<PythonView&>(self).view().segment(index);
+  std::vector<std::size_t> lengths;
+  lengths.reserve(shape.size());
+  std::size_t room = offset <= bytes.size() ? (bytes.size() - offset) / std::max(1, type_bits / CHAR_BIT) : 0;
+  for (const nb::handle length : shape) {
+    lengths.push_back(nb::cast<std::size_t>(length));
+    room = lengths.back() == 0 ? room : room / lengths.back();
+  }
+  if (room == 0) {
+    throw nb::value_error("A tensor of this shape and type does not fit into its segment.");
+  }
+  return {bytes.subspan(offset).data(), lengths.size(), lengths.data(), self, nullptr, {type_code, type_bits, 1}};
+}
+
 // The array holds a capsule, which holds the exporter's buffer.
 Bytes borrow(nb::handle exporter) {
   auto buffer = std::make_unique<Buffer>(exporter);
@@ -138,6 +157,18 @@ NB_MODULE(_engine, module) {
            "The View's bytes for a segment: shape (bytes,), writable. The array keeps the View alive.\n\n"
            "Raises:\n"
            "    IndexError: there is no such segment.")
+      .def("tensor", &tensor, "segment"_a, "offset"_a, "shape"_a, "type_code"_a, "type_bits"_a,
+           nb::sig("def tensor(self, segment: int, offset: int, shape: tuple[int, ...], type_code: int, "
+                   "type_bits: int) -> typing_extensions.CapsuleType"),
+           "A contiguous tensor in a segment, as a DLPack capsule; what is made of it keeps the View alive.\n\n"
+           "Args:\n"
+           "    segment: the index of the segment.\n"
+           "    offset: bytes from its start.\n"
+           "    shape: elements.\n"
+           "    type_code, type_bits: of an element, as DLPack has them (DLDataTypeCode).\n\n"
+           "Raises:\n"
+           "    IndexError: there is no such segment.\n"
+           "    ValueError: the segment does not reach that far.")
       .def(
           "__len__", [](const PythonView& self) { return self.view().size(); }, "The number of segments.")
       .def_prop_ro(

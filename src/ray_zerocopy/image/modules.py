@@ -69,7 +69,7 @@ def _is_default(cls: type[nn.Module]) -> bool:
 
 
 def _set_state(module: nn.Module, state: dict[str, Any]) -> None:
-    attributes = vars(module)
     for name in _HOOKS:
-        attributes[name] = OrderedDict()
-    attributes.update(state)
+        if name not in state:
+            state[name] = OrderedDict()
+    object.__setattr__(module, "__dict__", state)

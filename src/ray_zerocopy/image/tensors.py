@@ -91,11 +91,6 @@ def tensor_in(
 ) -> torch.Tensor:
     """A tensor of this form around a storage; `cls` is `torch.Tensor` or `torch.nn.Parameter`."""
     tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride)
-    return of_class(cls, tensor, requires_grad)
-
-
-def of_class(cls: type[torch.Tensor], tensor: torch.Tensor, requires_grad: bool) -> torch.Tensor:
-    """A new tensor as one of class `cls`."""
     if cls is not torch.Tensor:
         # What nn.Parameter ends in for a plain tensor, without the questions that it asks before.
         return torch.Tensor._make_subclass(cls, tensor, requires_grad)
