@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <bit>
 #include <climits>
 #include <cstddef>
 #include <cstdint>
@@ -120,6 +121,51 @@ Bytes borrow(nb::handle exporter) {
   return as_array({const_cast<std::byte*>(bytes.data()), bytes.size()}, owner);
 }
 
+using Tensor = nb::ndarray<nb::device::cpu>;
+
+// Throws ValueError for tensors that are more, or other, than their elements one after the other.
+std::span<std::byte> elements(const Tensor& tensor) {
+  std::int64_t stride = 1;
+  for (std::size_t axis = tensor.ndim(); axis-- > 0;) {
+    if (tensor.shape(axis) > 1 && tensor.stride(axis) != stride) {
+      throw nb::value_error("The tensor is not contiguous.");
+    }
+    stride *= static_cast<std::int64_t>(tensor.shape(axis));
+  }
+  if (tensor.dtype().lanes != 1 || tensor.dtype().bits % CHAR_BIT != 0 || tensor.data() == nullptr) {
+    throw nb::value_error("The tensor has no bytes of its own for each element.");
+  }
+  return {static_cast<std::byte*>(tensor.data()), tensor.nbytes()};
+}
+
+nb::tuple tensor_bytes(const Tensor& tensor, std::size_t at_most) {
+  const std::span<std::byte> bytes = elements(tensor);
+  if (bytes.size() > at_most) {
+    throw nb::value_error("The tensor is too large.");
+  }
+  nb::list shape;
+  for (std::size_t axis = 0; axis < tensor.ndim(); ++axis) {
+    shape.append(tensor.shape(axis));
+  }
+  const nb::dlpack::dtype type = tensor.dtype();
+  return nb::make_tuple(nb::bytes(bytes.data(), bytes.size()), type.code, type.bits, nb::tuple(shape),
+                        std::bit_cast<std::uintptr_t>(bytes.data()));
+}
+
+void fill_tensor(const Tensor& tensor, nb::handle data) {
+  const std::span<std::byte> bytes = elements(tensor);
+  const Buffer source(data);
+  if (bytes.size() != source.bytes().size()) {
+    throw nb::value_error("The tensor is of another size.");
+  }
+  constexpr std::size_t while_others_wait = std::size_t{64} << 10U;
+  std::optional<nb::gil_scoped_release> no_gil;
+  if (bytes.size() > while_others_wait) {
+    no_gil.emplace();
+  }
+  std::ranges::copy(source.bytes(), bytes.begin());
+}
+
 NB_MODULE(_engine, module) {
   module.doc() =
       "Private, writable windows on bytes that processes share. See engine/include/zerocopy for the contracts.";
@@ -229,6 +275,23 @@ NB_MODULE(_engine, module) {
       "Raises:\n"
       "    TypeError: the object has no buffer protocol.\n"
       "    BufferError, ValueError: it is not contiguous.");
+
+  module.def("tensor_bytes", &tensor_bytes, "tensor"_a, "at_most"_a,
+             nb::sig("def tensor_bytes(tensor: typing_extensions.CapsuleType, at_most: int) -> "
+                     "tuple[bytes, int, int, tuple[int, ...], int]"),
+             "A copy of the elements of a small tensor, given as a DLPack capsule, which is used up.\n\n"
+             "Returns:\n"
+             "    The bytes, their DLPack type's code and bits, the shape, and the address that they were at.\n\n"
+             "Raises:\n"
+             "    ValueError: the tensor has more than at_most bytes, none, or is not contiguous.\n"
+             "    TypeError: it is not in the host's memory.");
+  module.def("fill_tensor", &fill_tensor, "tensor"_a, "data"_a,
+             nb::sig("def fill_tensor(tensor: typing_extensions.CapsuleType, data: typing_extensions.Buffer) -> None"),
+             "Gives a contiguous tensor, as a DLPack capsule, its elements from a buffer of their bytes.\n\n"
+             "Raises:\n"
+             "    ValueError: the tensor is of another size, or is not contiguous.\n"
+             "    TypeError: it is not in the host's memory; or data has no buffer protocol.\n"
+             "    BufferError: data is not contiguous.");
 }
 
 }  // namespace

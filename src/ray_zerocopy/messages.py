@@ -7,6 +7,7 @@ storages are plain bytes. Ray takes half a millisecond to pickle an argument or 
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -16,8 +17,11 @@ import ray
 import torch
 from ray import cloudpickle
 from ray.actor import ActorHandle
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
-from ray_zerocopy.image.tensors import form_of, is_plain, reduce_tensor, tensor_in
+from ray_zerocopy import _engine
+from ray_zerocopy.image.blocks import Span
+from ray_zerocopy.image.tensors import DLPACK_TYPES, reduce_tensor
 
 _SMALL_BUFFER = 4096
 """Bytes up to which a buffer of its own costs more than a copy of it."""
@@ -92,8 +96,9 @@ class _RefusedError(Exception):
 class _SmallPickler(pickle.Pickler):
     """Plain pickle, without a look at whether classes and functions can be imported elsewhere: that takes longest.
 
-    Refuses parameters, tensors that are not plain or share their storage, numpy's arrays (which are read-only when they
-    come by Ray's way, whatever their size), and what Ray must pickle itself, as part of one of its own objects.
+    Refuses parameters, tensors that are not plain and contiguous or share memory, numpy's arrays (which are read-only
+    when they come by Ray's way, whatever their size), and what Ray must pickle itself, as part of one of its own
+    objects.
     """
 
     dispatch_table = cloudpickle.CloudPickler.dispatch_table  # with what users gave to `ray.util.register_serializer`
@@ -101,7 +106,13 @@ class _SmallPickler(pickle.Pickler):
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream, protocol=5)
         self._nbytes = 0
-        self._storages: set[int] = set()
+        self._ranges: list[tuple[int, int]] = []
+
+    def dump(self, obj: object) -> None:
+        super().dump(obj)
+        self._ranges.sort()
+        if any(end > begin for (_, end), (begin, _) in itertools.pairwise(self._ranges)):
+            raise _RefusedError  # tensors with memory in common stay tied
 
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
@@ -112,34 +123,36 @@ class _SmallPickler(pickle.Pickler):
         return NotImplemented
 
     def _parts(self, tensor: torch.Tensor) -> tuple[Any, ...]:
-        if tensor.device.type != "cpu" or not is_plain(tensor):
+        # Few questions: after a model has run, each costs as much as a hundred of them at other times.
+        capsule = to_dlpack(tensor)  # which raises for all that is not strided and dense
+        data, code, bits, shape, address = _engine.tensor_bytes(capsule, _SMALL_MESSAGE - self._nbytes)
+        requires_grad = tensor.requires_grad
+        is_changed = tensor.is_neg() or (code == _COMPLEX and tensor.is_conj())
+        if is_changed or (code, bits) not in _DTYPES or tensor.__dict__ or (requires_grad and tensor._backward_hooks):
             raise _RefusedError
-        storage = tensor.untyped_storage()
-        self._nbytes += storage.nbytes()
-        address = storage.data_ptr()
-        if self._nbytes > _SMALL_MESSAGE or address in self._storages:  # two tensors with the same stay tied
-            raise _RefusedError
-        self._storages.add(address)
-        dtype, *form = form_of(tensor)
-        # By its name: pickle would look for a dtype's module among all modules.
-        return (_flat(storage).tobytes(), str(dtype).removeprefix("torch."), *form)
+        self._nbytes += len(data)
+        self._ranges.append((address, address + len(data)))
+        return data, code, bits, shape, requires_grad
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> bytes | pickle.PickleBuffer:
-    data = _flat(storage)
+    # Not by torch's own way to numpy: after that the storage could not be resized any more.
+    data: Any = np.asarray(Span(storage.data_ptr(), storage.nbytes(), [storage]))
     return data.tobytes() if data.nbytes <= _SMALL_BUFFER else pickle.PickleBuffer(data)
 
 
-def _flat(storage: torch.UntypedStorage) -> Any:
-    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
-
-
 def _storage(data: Any) -> torch.UntypedStorage:
-    source = np.frombuffer(data, np.uint8)
-    copy = torch.empty(source.nbytes, dtype=torch.uint8)  # on memory aligned as that of any new tensor
-    copy.numpy()[:] = source
+    copy = torch.empty(memoryview(data).nbytes, dtype=torch.uint8)  # on memory aligned as that of any new tensor
+    if copy.nbytes:
+        _engine.fill_tensor(to_dlpack(copy), data)
     return copy.untyped_storage()
 
 
-def _received_tensor(data: bytes, dtype: str, *form: Any) -> torch.Tensor:
-    return tensor_in(_storage(data), torch.Tensor, getattr(torch, dtype), *form)
+_DTYPES = {form: dtype for dtype, form in DLPACK_TYPES.items()}
+_COMPLEX, _ = DLPACK_TYPES[torch.complex64]
+
+
+def _received_tensor(data: bytes, code: int, bits: int, shape: tuple[int, ...], requires_grad: bool) -> torch.Tensor:
+    tensor = torch.empty(shape, dtype=_DTYPES[code, bits])
+    _engine.fill_tensor(to_dlpack(tensor), data)
+    return tensor.requires_grad_() if requires_grad else tensor

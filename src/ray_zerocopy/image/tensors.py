@@ -19,6 +19,22 @@ from ray_zerocopy.image.blocks import BlockTable
 
 STORAGES = (torch.UntypedStorage, torch.storage.TypedStorage)
 
+DLPACK_TYPES = {
+    torch.bool: (6, 8),
+    torch.uint8: (1, 8),
+    torch.int8: (0, 8),
+    torch.int16: (0, 16),
+    torch.int32: (0, 32),
+    torch.int64: (0, 64),
+    torch.float16: (2, 16),
+    torch.bfloat16: (4, 16),
+    torch.float32: (2, 32),
+    torch.float64: (2, 64),
+    torch.complex64: (5, 64),
+    torch.complex128: (5, 128),
+}
+"""Code and bits (`DLDataType` of DLPack) of the dtypes that every torch takes from a capsule."""
+
 
 class StorageCollector:
     """Gives each storage its block; a storage on another device is brought to the host, once."""

@@ -16,7 +16,7 @@ from ray_zerocopy.image import leaves
 from ray_zerocopy.image.arrays import array_in
 from ray_zerocopy.image.collection import no_collection
 from ray_zerocopy.image.image import Bytes, Image
-from ray_zerocopy.image.tensors import contiguous_stride, tensor_in
+from ray_zerocopy.image.tensors import DLPACK_TYPES, contiguous_stride, tensor_in
 from ray_zerocopy.image.torchscript import thaw_scripts
 
 
@@ -59,23 +59,6 @@ def thaw_in_view(image: Image, device: torch.device | str | None = None, *, skel
         for module in recurrent:
             module.flatten_parameters()  # cuDNN wants a recurrent module's weights in one piece
     return Thawed(root, memory.view)
-
-
-_DLPACK_TYPES = {
-    torch.bool: (6, 8),
-    torch.uint8: (1, 8),
-    torch.int8: (0, 8),
-    torch.int16: (0, 16),
-    torch.int32: (0, 32),
-    torch.int64: (0, 64),
-    torch.float16: (2, 16),
-    torch.bfloat16: (4, 16),
-    torch.float32: (2, 32),
-    torch.float64: (2, 64),
-    torch.complex64: (5, 64),
-    torch.complex128: (5, 128),
-}
-"""Code and bits (`DLDataType` of DLPack) of the dtypes that every torch takes from a capsule."""
 
 
 class _Memory:
@@ -130,9 +113,9 @@ class _Memory:
     def whole_tensor(
         self, cls: type[torch.Tensor], block: int, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool
     ) -> torch.Tensor:
-        if self._is_cpu and self._storages[block] is None and dtype in _DLPACK_TYPES:  # five times as fast
+        if self._is_cpu and self._storages[block] is None and dtype in DLPACK_TYPES:  # five times as fast
             segment, offset, _ = self._image.blocks[block]
-            tensor = from_dlpack(self._opened().tensor(segment, offset, shape, *_DLPACK_TYPES[dtype]))
+            tensor = from_dlpack(self._opened().tensor(segment, offset, shape, *DLPACK_TYPES[dtype]))
             self._storages[block] = tensor
             tensor.__class__ = cls  # `torch.nn.Parameter`, say: it adds nothing but its class to a tensor
             tensor.requires_grad = requires_grad
