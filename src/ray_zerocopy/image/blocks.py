@@ -66,7 +66,8 @@ class BlockTable:
         blocks = [Block(-1, 0, 0)] * len(self._owners)
         segments: list[Segment] = []
         small: list[_Run] = []
-        for run in self._runs():
+        # In the order in which they were met, which is much like that of their use: pages are taken in in this order.
+        for run in sorted(self._runs(), key=_Run.first):
             if shared is not None and shared.isdisjoint(run.keys()):
                 run.place(blocks, len(segments))
                 segments.append(run.memory().tobytes())
@@ -109,6 +110,10 @@ class _Run:
         self.nbytes = max(self.nbytes, address + nbytes - self.address)
         self._blocks.append((address, nbytes, number))
         self._owners.append(owner)
+
+    def first(self) -> int:
+        """The number of the block that was met first."""
+        return min(number for _, _, number in self._blocks)
 
     def keys(self) -> Iterator[tuple[int, int]]:
         return ((address, nbytes) for address, nbytes, _ in self._blocks)
