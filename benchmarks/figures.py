@@ -12,6 +12,7 @@ FIGURES = {
     "first_seconds": "First call",
     "steady_seconds": "Steady call",
     "first_to_steady": "First call ÷ steady call",
+    "steady_to_private": "Steady call ÷ that of a private copy in the same worker",
     "private_bytes": "Private memory per worker",
     "anonymous_bytes": "Of it anonymous",
     "cold_overhead_seconds": "Task call, cold: overhead",

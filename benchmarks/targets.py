@@ -8,7 +8,7 @@ from typing import NamedTuple
 from benchmarks.figures import written
 from benchmarks.models import CASES
 from benchmarks.results import Results
-from benchmarks.systems import OURS, PUBLISHED, RAY_FLAG, RAY_PUT, SYSTEMS
+from benchmarks.systems import OURS, PUBLISHED, RAY_FLAG, SYSTEMS
 
 _NOISE = 1.05
 
@@ -56,23 +56,20 @@ def verdicts(results: Results) -> Iterator[Verdict]:
             what = f"Node memory with 16 workers ÷ (weights + 16 x (an empty worker + 2 %)), {CASES[case].title}"
             yield Verdict(what, "≤ 1.0 x", f"{ratio:.2f} x", ratio <= 1.0)
     for case in eager:
-        yield from _ratio(
-            results, case, "steady_seconds", RAY_PUT, _NOISE, f"Steady call, {CASES[case].title}", "a private copy's"
-        )
+        yield from _limit(results, case, "steady_to_private", _NOISE, "Steady call ÷ a private copy's")
     for case in results.cases():
         leaks = (results.get(case, OURS) or {}).get("write_leaks")
         if leaks is not None:
             yield Verdict(f"A write leaks to other workers, {CASES[case].title}", "no", leaks, leaks == "no")
 
 
-def _ratio(
-    results: Results, case: str, figure: str, other: str, limit: float, what: str, name: str | None = None
-) -> Iterator[Verdict]:
+def _ratio(results: Results, case: str, figure: str, other: str, limit: float, what: str) -> Iterator[Verdict]:
     ours, theirs = results.median(case, OURS, figure), results.median(case, other, figure)
     if ours and theirs:
         ratio = ours / theirs
-        beside = name or f"that of {SYSTEMS[other].title}"
-        yield Verdict(f"{what}, beside {beside}", f"≤ {limit} x", f"{ratio:.2f} x", ratio <= limit)
+        yield Verdict(
+            f"{what}, beside that of {SYSTEMS[other].title}", f"≤ {limit} x", f"{ratio:.2f} x", ratio <= limit
+        )
 
 
 def _limit(results: Results, case: str, figure: str, limit: float, what: str) -> Iterator[Verdict]:

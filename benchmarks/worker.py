@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from typing import Any
@@ -13,6 +14,9 @@ from benchmarks.memory import anonymous_bytes, private_bytes
 from benchmarks.models import CASES, modules_of
 from benchmarks.systems import system_named
 
+_WARM_UP = 3
+"""Calls until all are alike: TorchScript optimises in the first two."""
+
 
 class _Worker:
     """Everything is imported and torch is warm before the pipeline comes. One thread computes."""
@@ -23,7 +27,7 @@ class _Worker:
         self.system = system_named(system)
         tiny = self.case.build_tiny()
         with torch.no_grad():
-            for _ in range(3):  # TorchScript optimises in the first two calls
+            for _ in range(_WARM_UP):
                 tiny(*self.case.inputs)
         ray.get(ray.put(b""))
 
@@ -52,6 +56,20 @@ class _Worker:
             start = time.perf_counter()
             self.pipeline(*self.case.inputs)
             return time.perf_counter() - start
+
+    def beside_private_copy(self, pairs: int) -> list[float]:
+        """How long calls take, as a multiple of those of a private copy of the pipeline, which take turns with them."""
+        shared, private = self.pipeline, copy.deepcopy(self.pipeline)
+        ratios: list[float] = []
+        for pair in range(-_WARM_UP, pairs):
+            order = (shared, private) if pair % 2 else (private, shared)
+            seconds = {}
+            for self.pipeline in order:
+                seconds[id(self.pipeline)] = self.call()
+            if pair >= 0:
+                ratios.append(seconds[id(shared)] / seconds[id(private)])
+        self.pipeline = shared
+        return ratios
 
     def weight(self) -> float:
         """One number out of the pipeline's weights."""

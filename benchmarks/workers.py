@@ -12,6 +12,7 @@ from benchmarks import store
 from benchmarks.memory import available_bytes, bytes_beside_store
 from benchmarks.models import Case
 from benchmarks.plan import Plan
+from benchmarks.samples import medians_of_blocks
 from benchmarks.systems import System
 from benchmarks.worker import Worker
 
@@ -50,6 +51,11 @@ def measure_workers(system: System, case: Case, pipeline: Any, plan: Plan, worke
         if count in COUNTS:
             in_workers = sum(bytes_beside_store(process) for process in workers.processes[:count])
             node_memory.append({"workers": count, "bytes": store.settled_bytes() + in_workers})
+    beside_private = [
+        ratio
+        for actor in workers.actors[: min(2, len(loaded))]
+        for ratio in ray.get(actor.beside_private_copy.remote(2 * plan.steady_calls))
+    ]
     # Pages of a file that only the first worker has mapped so far count as its own.
     others = loaded[1:] or loaded
     leaks = _write_leaks(workers.actors[0], workers.actors[1]) if len(loaded) > 1 else None
@@ -60,6 +66,7 @@ def measure_workers(system: System, case: Case, pipeline: Any, plan: Plan, worke
             "first_seconds": [one["first_seconds"] for one in loaded],
             "steady_seconds": [statistics.median(one["steady_seconds"]) for one in loaded],
             "first_to_steady": [one["first_seconds"] / statistics.median(one["steady_seconds"]) for one in loaded],
+            "steady_to_private": medians_of_blocks(beside_private),
             "private_bytes": [one["private_bytes"] for one in others],
             "anonymous_bytes": [one["anonymous_bytes"] for one in others],
         },
