@@ -279,6 +279,15 @@ def test_small_tensors_that_share_memory_share_it_when_they_arrive() -> None:
     assert first.tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
 
 
+def test_the_callers_default_device_is_not_where_results_arrive() -> None:
+    wrapped = TaskWrapper(Echo())
+    large = torch.arange(100_000)
+    with torch.device("meta"):
+        ((small_again, large_again), _) = wrapped(SMALL, large)
+    assert small_again.equal(SMALL)
+    assert large_again.equal(large)
+
+
 class Celsius:
     """It has no state that pickle could find."""
 

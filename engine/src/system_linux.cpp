@@ -226,6 +226,9 @@ class LinuxSystem final : public System {
     const std::span<const std::byte> first = range.first(std::min(range.size(), kSample * page_size_));
     const std::optional<std::size_t> before = present_pages(first);
     if (const int error = populate_windows(range); error != 0) {
+      if (error == EINVAL) {  // The kernel lacks the call: nothing to look for in later ranges.
+        fault_reach_.store(FaultReach::page, std::memory_order_relaxed);
+      }
       return error;
     }
     const bool reaches = before && present_pages(first) == first.size() / page_size_;

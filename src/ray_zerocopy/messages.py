@@ -142,17 +142,19 @@ def _bytes_of(storage: torch.UntypedStorage) -> bytes | pickle.PickleBuffer:
 
 
 def _storage(data: Any) -> torch.UntypedStorage:
-    copy = torch.empty(memoryview(data).nbytes, dtype=torch.uint8)  # on memory aligned as that of any new tensor
+    # On memory aligned as that of any new tensor.
+    copy = torch.empty(memoryview(data).nbytes, dtype=torch.uint8, device=_CPU)
     if copy.nbytes:
         _engine.fill_tensor(to_dlpack(copy), data)
     return copy.untyped_storage()
 
 
+_CPU = torch.device("cpu")
 _DTYPES = {form: dtype for dtype, form in DLPACK_TYPES.items()}
 _COMPLEX, _ = DLPACK_TYPES[torch.complex64]
 
 
 def _received_tensor(data: bytes, code: int, bits: int, shape: tuple[int, ...], requires_grad: bool) -> torch.Tensor:
-    tensor = torch.empty(shape, dtype=_DTYPES[code, bits])
+    tensor = torch.empty(shape, dtype=_DTYPES[code, bits], device=_CPU)
     _engine.fill_tensor(to_dlpack(tensor), data)
     return tensor.requires_grad_() if requires_grad else tensor
