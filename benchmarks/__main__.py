@@ -22,7 +22,7 @@ def main() -> None:
         "--quick", action="store_true", help="one model and three systems, into build/benchmarks/ (2 minutes)"
     )
     parser.add_argument("--again", action="store_true", help="write docs/ anew from the results that are there")
-    parser.add_argument("--minutes", type=float, default=60, help="begin nothing after so many minutes (60)")
+    parser.add_argument("--minutes", type=float, default=80, help="begin nothing after so many minutes (80)")
     options = parser.parse_args()
 
     target = BUILD if options.quick else ROOT / "docs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -97,7 +98,7 @@ def _task_overhead(results: Results) -> tuple[Figure, str] | None:
                 axes.bar(x, max(overhead * 1e3, 0.1), width, color=COLORS[system])
     title = "What a warm task call costs besides the model and an empty task"
     axes.set(title=title, ylabel="ms a task", yscale="log")
-    axes.set_xticks(range(len(cases)), [CASES[case].title.replace(", ", ",\n") for case in cases], fontsize=8)
+    axes.set_xticks(range(len(cases)), [textwrap.fill(CASES[case].title, 12) for case in cases], fontsize=8)
     axes.grid(alpha=0.3, axis="y", which="both")
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLORS[system]) for system in SYSTEMS]
     axes.legend(handles, [_titles(system) for system in SYSTEMS], fontsize=8)
