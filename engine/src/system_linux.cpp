@@ -412,7 +412,7 @@ class LinuxSystem final : public System {
   void at_fork(void (*before)(), void (*after)()) override { ::pthread_atfork(before, after, after); }
 
  private:
-  int populate_pages(std::span<const std::byte> range) {
+  static int populate_pages(std::span<const std::byte> range) {
     return error_of(uninterrupted([&] { return advise(range, kMadvisePopulateRead); }));
   }
 
