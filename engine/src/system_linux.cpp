@@ -417,7 +417,7 @@ class LinuxSystem final : public System {
   }
 
   // One page in each window, and the kernel maps those around it: three fifths of the time.
-  int populate_windows(std::span<const std::byte> range) const {
+  [[nodiscard]] int populate_windows(std::span<const std::byte> range) const {
     while (!range.empty()) {
       if (const int error = populate_pages(range.first(page_size_)); error != 0) {
         return error;
