@@ -12,9 +12,9 @@
 namespace zerocopy {
 namespace {
 
-// Some hundredths of a millisecond of work: how long the destructor may wait, and any other thread of the process that
-// maps memory meanwhile (to grow the heap, say), which the kernel keeps waiting.
-constexpr std::size_t kChunkBytes = std::size_t{256} << 10U;
+// About a fifth of a millisecond of work: how long the destructor may wait. Smaller ones take longer together, as each
+// is looked through afterwards for pages that were left out.
+constexpr std::size_t kChunkBytes = std::size_t{2} << 20U;
 constexpr unsigned kPhaseBits = 2;
 
 std::vector<std::span<const std::byte>> cut(const std::vector<std::span<std::byte>>& ranges) {

@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <charconv>
@@ -111,12 +110,12 @@ constexpr unsigned long kMappingQuery = _IOWR('f', 17, MappingQuery);
 
 constexpr int kLowDescriptors = 256;
 
-// How far a read fault reaches: the kernel also maps the pages around the one that was asked for, if it has them in
-// memory, within an aligned window (fault_around_bytes, 64 KiB unless it was set otherwise).
-enum class FaultReach : std::uint8_t { unknown, page, window };
+// How far a read fault reaches, at most: the kernel also maps the pages around the one that was asked for, those that
+// are in memory and that nobody has locked at the moment, within an aligned window (fault_around_bytes, 64 KiB unless
+// it was set otherwise; mm/memory.c and mm/filemap.c of the kernel). What it leaves out is asked for by itself, in
+// pieces: a thread that maps memory waits while one is under way.
 constexpr std::size_t kFaultWindow = std::size_t{64} << 10U;
-constexpr std::size_t kSample = 64;  // Pages.
-constexpr std::uint64_t kPagemapPresent = std::uint64_t{1} << 63U;
+constexpr std::size_t kPopulatePiece = std::size_t{256} << 10U;
 
 using Statx = struct statx;  // The functions have the same names.
 using Statfs = struct statfs;
@@ -215,27 +214,11 @@ class LinuxSystem final : public System {
   int unmap(std::span<std::byte> range) override { return error_of(::munmap(range.data(), range.size())); }
 
   int populate(std::span<const std::byte> range) override {
-    const FaultReach reach = fault_reach_.load(std::memory_order_relaxed);
-    if (reach == FaultReach::page || range.size() < 2 * kFaultWindow) {
+    if (range.size() <= kFaultWindow) {
       return populate_pages(range);
     }
-    if (reach == FaultReach::window) {
-      return populate_windows(range);
-    }
-    // Not known yet: seen from the first pages.
-    const std::span<const std::byte> first = range.first(std::min(range.size(), kSample * page_size_));
-    const std::optional<std::size_t> before = present_pages(first);
-    if (const int error = populate_windows(range); error != 0) {
-      if (error == EINVAL) {  // The kernel lacks the call: nothing to look for in later ranges.
-        fault_reach_.store(FaultReach::page, std::memory_order_relaxed);
-      }
-      return error;
-    }
-    const bool reaches = before && present_pages(first) == first.size() / page_size_;
-    if (!before || *before == 0) {
-      fault_reach_.store(reaches ? FaultReach::window : FaultReach::page, std::memory_order_relaxed);
-    }
-    return reaches ? 0 : populate_pages(range);
+    const int error = populate_windows(range);
+    return error != 0 ? error : populate_absent(range);
   }
 
   void touch(std::span<const std::byte> range) override { read_a_byte_of_each_page(range, page_size_); }
@@ -413,7 +396,14 @@ class LinuxSystem final : public System {
 
  private:
   static int populate_pages(std::span<const std::byte> range) {
-    return error_of(uninterrupted([&] { return advise(range, kMadvisePopulateRead); }));
+    while (!range.empty()) {
+      const std::span<const std::byte> piece = range.first(std::min(range.size(), kPopulatePiece));
+      if (uninterrupted([&] { return advise(piece, kMadvisePopulateRead); }) == -1) {
+        return errno;
+      }
+      range = range.subspan(piece.size());
+    }
+    return 0;
   }
 
   // One page in each window, and the kernel maps those around it: three fifths of the time.
@@ -428,20 +418,30 @@ class LinuxSystem final : public System {
     return 0;
   }
 
-  // How many of up to kSample pages are in the page table; nullopt: the kernel does not tell.
-  std::optional<std::size_t> present_pages(std::span<const std::byte> range) {
+  // The pages that are not in the page table; all, where the kernel does not tell (PAGEMAP_SCAN, Linux 6.7).
+  static int populate_absent(std::span<const std::byte> range) {
     const Result<FileDescriptor> pagemap = open_in(AT_FDCWD, "/proc/self/pagemap");
-    if (!pagemap.ok()) {
-      return std::nullopt;
+    const auto begin = std::bit_cast<std::uintptr_t>(range.data());
+    const std::uintptr_t end = begin + range.size();
+    PageRegions regions;  // NOLINT(cppcoreguidelines-pro-type-member-init): the kernel fills it.
+    for (std::uintptr_t at = begin; at < end;) {
+      PagemapScan scan{};
+      scan.category_inverted = kPageIsPresent;
+      scan.category_mask = kPageIsPresent;
+      scan.return_mask = kPageIsPresent;
+      const Result<std::span<const PageRegion>> absent = scan_pages(pagemap.value.number(), at, end, scan, regions);
+      if (!absent.ok() || scan.walk_end <= at) {
+        return populate_pages(range.subspan(at - begin));
+      }
+      for (const PageRegion& region : absent.value) {
+        if (const int error = populate_pages(range.subspan(region.start - begin, region.end - region.start));
+            error != 0) {
+          return error;
+        }
+      }
+      at = scan.walk_end;
     }
-    std::array<std::uint64_t, kSample> entries{};
-    const std::span<std::uint64_t> wanted = std::span(entries).first(range.size() / page_size_);
-    const std::uint64_t offset = std::bit_cast<std::uintptr_t>(range.data()) / page_size_ * sizeof(std::uint64_t);
-    const Result<std::size_t> count = read_at(pagemap.value.number(), std::as_writable_bytes(wanted), offset);
-    if (!count.ok() || count.value != wanted.size_bytes()) {
-      return std::nullopt;
-    }
-    return std::ranges::count_if(wanted, [](std::uint64_t entry) { return (entry & kPagemapPresent) != 0; });
+    return 0;
   }
 
   // Whether the descriptor that `directory`, `name` and `flags` name (as for statx) is open on the file, and `open`
@@ -497,7 +497,6 @@ class LinuxSystem final : public System {
   }
 
   std::size_t page_size_ = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  std::atomic<FaultReach> fault_reach_{FaultReach::unknown};
 };
 
 }  // namespace

@@ -57,7 +57,7 @@ class Gate : public ForwardingSystem {
 // A private mapping of a file of eight chunks and a bit.
 class PrefaultTest : public ::testing::Test {
  protected:
-  static constexpr std::size_t pages = 8 * 64 + 3;
+  static constexpr std::size_t pages = 8 * 512 + 3;
 
   [[nodiscard]] std::vector<std::span<std::byte>> ranges() const { return {mapped_.bytes()}; }
 

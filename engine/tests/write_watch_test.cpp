@@ -12,6 +12,7 @@
 
 #include "child_process.h"
 #include "forwarding_system.h"
+#include "process_state.h"
 #include "shared_file.h"
 #include "zerocopy/system.h"
 #include "zerocopy/view.h"
@@ -24,6 +25,7 @@ using testing::has_pattern;
 using testing::Mapped;
 using testing::OldKernel;
 using testing::page_size;
+using testing::pages_in_page_table;
 using testing::problem_in_child;
 using testing::SharedFile;
 
@@ -52,6 +54,15 @@ TEST_F(Watched, pages_never_written_do_not_count_touched_or_not) {
   EXPECT_EQ(written_pages(), 0U);
   real.populate(mapped_.bytes());
   EXPECT_EQ(written_pages(), 0U);
+}
+
+// The kernel maps no pages around a fault in a watched mapping; in another, only those that nobody has locked.
+TEST_F(Watched, all_pages_are_populated_though_the_kernel_maps_none_around_them) {
+  const Mapped unwatched{real.map_private(file_.descriptor(), 0, file_.length(), nullptr).value, file_.length()};
+  for (const std::span<std::byte> bytes : {unwatched.bytes(), mapped_.bytes()}) {
+    EXPECT_EQ(real.populate(bytes), 0);
+    EXPECT_EQ(pages_in_page_table(bytes), pages);
+  }
 }
 
 TEST_F(Watched, each_page_written_counts_once) {

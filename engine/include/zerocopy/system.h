@@ -71,8 +71,8 @@ class System {
 
   virtual int unmap(std::span<std::byte> range) = 0;
 
-  // Puts the pages of a range into this process's page table as if each was read (MADV_POPULATE_READ, Linux 5.14; for
-  // one page in sixteen, where the kernel maps the others with it). The range begins at a page.
+  // Puts all pages of a range into this process's page table as if each was read (MADV_POPULATE_READ, Linux 5.14; for
+  // one page in sixteen, and for those that the kernel did not map with it). The range begins at a page.
   virtual int populate(std::span<const std::byte> range) = 0;
 
   // The same by reading a byte of each page.
