@@ -17,7 +17,7 @@ from benchmarks.report import Chart
 from benchmarks.results import Results
 from benchmarks.systems import OURS, SYSTEMS
 
-COLORS = dict(zip(SYSTEMS, ("#0b6e4f", "#c1440e", "#d9a441", "#5b7db1", "#8d6a9f"), strict=True))
+COLORS = dict(zip(SYSTEMS, ("#0b6e4f", "#8d6a9f", "#d9a441", "#c1440e", "#5b7db1"), strict=True))
 
 
 def draw(results: Results, folder: Path) -> list[Chart]:

@@ -40,6 +40,7 @@ def run(extent: str, minutes: float) -> Results:
     pairs = [(case, system) for case in cases for system in systems]
     BUILD.mkdir(parents=True, exist_ok=True)
     python_for = {False: Path(sys.executable), True: published_python(BUILD / "published")}
+    os.sync()  # what was installed just now
     start = time.monotonic()
     results = []
     for number, (case, system) in enumerate(pairs, 1):

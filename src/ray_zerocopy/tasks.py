@@ -32,8 +32,13 @@ class _Mode(NamedTuple):
         autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         return cls(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast)
 
+    def entered(self) -> contextlib.AbstractContextManager[object]:
+        if self.autocast is None and not (self.inference or torch.is_inference_mode_enabled()):
+            return torch.set_grad_enabled(self.grad)  # the least to do, in the path of each call
+        return self._all_entered()
+
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
+    def _all_entered(self) -> Iterator[None]:
         with torch.inference_mode(self.inference), torch.set_grad_enabled(self.grad):
             if self.autocast is None:
                 yield
