@@ -60,10 +60,7 @@ def packed(value: object) -> Packed:
         _SmallPickler(stream).dump(value)
     except Exception:  # whatever a reducer raises
         return (Message(value),)
-    pickled = stream.getvalue()
-    # Classes and functions that other processes cannot import: cloudpickle takes them by value.
-    is_by_value = b"__main__" in pickled or cloudpickle.list_registry_pickle_by_value()
-    return (Message(value),) if is_by_value else pickled
+    return (Message(value),) if cloudpickle.list_registry_pickle_by_value() else stream.getvalue()
 
 
 def unpacked(arrived: bytes | tuple[Any]) -> Any:
@@ -120,6 +117,8 @@ class _SmallPickler(pickle.Pickler):
             return _received_tensor, self._parts(obj)
         if isinstance(obj, (torch.Tensor, torch.UntypedStorage, np.ndarray, ray.ObjectRef, ActorHandle)):
             raise _RefusedError
+        if getattr(obj, "__module__", None) == "__main__":
+            raise _RefusedError  # other processes cannot import it: cloudpickle takes it by value
         return NotImplemented
 
     def _parts(self, tensor: torch.Tensor) -> tuple[Any, ...]:
