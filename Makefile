@@ -88,7 +88,7 @@ $(OLDEST_RAY_VENV)/.ready: $(VENV)/.ready requirements-oldest-ray.txt
 	@touch $@
 
 .PHONY: bench
-bench: setup ## this beside other ways to share a model: tables and charts in docs/benchmarks.md, in 50 minutes
+bench: setup ## this beside other ways to share a model: tables and charts in docs/benchmarks.md, in an hour
 	@python -m benchmarks
 
 .PHONY: bench-quick
