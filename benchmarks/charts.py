@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -41,6 +42,11 @@ def _titles(system: str) -> str:
     return SYSTEMS[system].title.replace("`", "")
 
 
+def _line(system: str) -> dict[str, Any]:
+    """How a system's line looks. This one's lies over the others."""
+    return {"color": COLORS[system], "label": _titles(system), "zorder": 3 if system == OURS else 2}
+
+
 def _memory_by_workers(results: Results) -> tuple[Figure, str] | None:
     """The case with most workers."""
     most = {case: max(results.node_memory(case, OURS), default=0) for case in results.cases()}
@@ -52,7 +58,7 @@ def _memory_by_workers(results: Results) -> tuple[Figure, str] | None:
         memory = results.node_memory(case, system)
         if memory:
             gigabytes = [nbytes / 1e9 for nbytes in memory.values()]
-            axes.plot(list(memory), gigabytes, "o-", color=COLORS[system], label=_titles(system))
+            axes.plot(list(memory), gigabytes, "o-", **_line(system))
     allowed = {count: results.allowed_node_memory(case, OURS, count) for count in results.node_memory(case, OURS)}
     label = "weights + workers x (an empty one + 2 %)"
     axes.plot(list(allowed), [(nbytes or 0) / 1e9 for nbytes in allowed.values()], "k:", label=label)
@@ -77,8 +83,7 @@ def _load_by_size(results: Results) -> tuple[Figure, str] | None:
             medians = [spread.median * 1e3 for _, spread in points]
             below = [(spread.median - spread.low) * 1e3 for _, spread in points]
             above = [(spread.high - spread.median) * 1e3 for _, spread in points]
-            style = {"color": COLORS[system], "label": _titles(system), "capsize": 3}
-            axes.errorbar(sizes, medians, yerr=[below, above], fmt="o-", **style)
+            axes.errorbar(sizes, medians, yerr=[below, above], fmt="o-", capsize=3, **_line(system))
     title = "A worker's load, by the size of the model"
     axes.set(title=title, xlabel="MB of weights", ylabel="ms", xscale="log", yscale="log")
     axes.grid(alpha=0.3, which="both")
