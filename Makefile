@@ -92,7 +92,7 @@ bench: setup ## this beside other ways to share a model: tables and charts in do
 	@python -m benchmarks
 
 .PHONY: bench-quick
-bench-quick: setup ## the same with one model and three systems, into build/benchmarks/, in 2 minutes
+bench-quick: setup ## the same with one model and two systems, into build/benchmarks/, in 2 minutes
 	@python -m benchmarks --quick
 
 .PHONY: docs

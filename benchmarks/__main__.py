@@ -19,7 +19,7 @@ from benchmarks.run import BUILD, ROOT, run
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="one model and three systems, into build/benchmarks/ (2 minutes)"
+        "--quick", action="store_true", help="one model and two systems, into build/benchmarks/ (2 minutes)"
     )
     parser.add_argument("--again", action="store_true", help="write docs/ anew from the results that are there")
     parser.add_argument("--minutes", type=float, default=80, help="begin nothing after so many minutes (80)")

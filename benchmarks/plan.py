@@ -48,7 +48,7 @@ FULL_PLANS = {
 still writing them to its disk."""
 
 QUICK_CASES = ("minilm",)
-QUICK_SYSTEMS = ("ray_zerocopy", "ray_put", "published")
+QUICK_SYSTEMS = ("ray_zerocopy", "ray_put")
 
 
 def plan_of(extent: str, case: str) -> Plan:
