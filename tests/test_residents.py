@@ -164,27 +164,24 @@ def test_a_stateful_model_that_was_proved_in_a_pause_between_calls_is_fresh_as_w
 
 def test_proving_a_model_tells_changed_from_unchanged_and_puts_nothing_back() -> None:
     image = freeze(Stateful())  # 2.4 MB
-    resident = residents.Resident(thaw_in_view(image))
-    model = resident.model
+    resident = residents.Resident(lambda: thaw_in_view(image))
+    assert resident.freshen()
     resident.release()
-    resident.prove()
-    proved = resident._is_proved
+    assert resident.prove()
     shared = not thaw_in_view(image).view.copied_bytes
-    assert proved == shared  # outside Ray nothing is shared: then every call restores the private copy
+    assert resident._is_proved == shared  # outside Ray nothing is shared: then every call restores the private copy
     assert resident.freshen()
-    model("weight")
-    resident.prove()  # in use: nothing happens
+    resident.model("weight")
+    assert resident.prove()  # in use: nothing happens
     resident.release()
+    assert resident.prove()  # the next use puts the weights back
     assert not resident._is_proved
-    resident.prove()
-    assert not resident._is_proved
-    assert model.weight[0] == 1
+    assert resident.model.weight[0] == 1
     assert resident.freshen()
-    assert model.weight[0] == 0
+    assert resident.model.weight[0] == 0
     resident.release()
-    model.calls += 1
-    resident.prove()
-    assert not resident._is_proved
+    resident.model.calls += 1
+    assert not resident.prove()
     assert not resident.freshen()
 
 
@@ -204,12 +201,12 @@ def test_a_stateful_script_module_gives_every_call_what_a_fresh_one_would(how: i
 
 @pytest.mark.parametrize("how", range(4))
 def test_a_script_modules_attributes_are_put_back_without_loading_it_anew(how: int) -> None:
-    module = thaw_in_view(freeze(torch.jit.script(Scripted()))).root
-    state = FreshState(module)
-    module(how)
+    state = FreshState(thaw_in_view(freeze(torch.jit.script(Scripted()))))
+    state.seal()
+    state.model(how)
     assert state.restore()
-    assert module.calls == 0
-    module(4)  # a list that grew is not put back
+    assert state.model.calls == 0
+    state.model(4)  # a list that grew is not put back
     assert not state.restore()
 
 
@@ -217,11 +214,11 @@ def test_models_that_do_not_change_are_not_loaded_anew() -> None:
     traced = torch.jit.trace(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)).eval(), torch.zeros(1, 4))
     encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
     for model, x in ((traced, torch.zeros(1, 4)), (encoder, torch.zeros(1, 3, 16)), (nn.LSTM(4, 4), torch.zeros(2, 4))):
-        thawed = thaw_in_view(freeze(model)).root
-        state = FreshState(thawed)
+        state = FreshState(thaw_in_view(freeze(model)))
+        state.seal()
         for _ in range(3):
             with torch.no_grad():
-                thawed(x)
+                state.model(x)
             assert state.restore(), type(model)
 
 
@@ -294,10 +291,12 @@ def test_the_thread_that_looks_after_models_ends_with_the_last() -> None:
     def load() -> Thawed:
         return thaw_in_view(image)
 
-    with kept.fresh("a", load) as first:
-        pass
-    with kept.fresh("a", load) as again:
-        assert again is first
+    with kept.fresh("a", load) as model:
+        first = id(model)
+    del model  # who holds a part of a model could tell another from it
+    with kept.fresh("a", load) as model:
+        assert id(model) == first
+    del model
     thread = kept._keeper
     assert thread is not None
     thread.join(timeout=20)

@@ -2,7 +2,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <bit>
@@ -18,6 +20,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "snapshot.h"
 #include "zerocopy/error.h"
 #include "zerocopy/view.h"
 
@@ -217,6 +220,18 @@ NB_MODULE(_engine, module) {
            "    ValueError: the segment does not reach that far.")
       .def(
           "__len__", [](const PythonView& self) { return self.view().size(); }, "The number of segments.")
+      .def(
+          "addresses",
+          [](const PythonView& self) {
+            std::vector<std::pair<std::uintptr_t, std::uintptr_t>> ranges;
+            for (std::size_t index = 0; index < self.view().size(); ++index) {
+              const std::span<std::byte> bytes = self.view().segment(index);
+              const auto first = std::bit_cast<std::uintptr_t>(bytes.data());
+              ranges.emplace_back(first, first + bytes.size());
+            }
+            return ranges;
+          },
+          "Where the segments are: of each the first and the last (exclusive) address.")
       .def_prop_ro(
           "nbytes", [](const PythonView& self) { return self.view().nbytes(); },
           "The lengths of all segments together, in bytes.")
@@ -292,6 +307,7 @@ NB_MODULE(_engine, module) {
              "    ValueError: the tensor is of another size, or is not contiguous.\n"
              "    TypeError: it is not in the host's memory; or data has no buffer protocol.\n"
              "    BufferError: data is not contiguous.");
+  bind_snapshot(module);
 }
 
 }  // namespace

@@ -1,211 +1,298 @@
-"""Whether a model is still as it was thawed.
+"""Whether a model is still as it was thawed: two things can tell it apart from a fresh one.
 
-Two things can tell it apart from a fresh one: the bytes of its weights (the View knows which pages this process made
-its own), and the Python objects that it is made of. Of those a record is kept here: every object that can change, and
-what each refers to, as the garbage collector sees it. Comparing that is a pass in C over some thousand pointers.
+One is the bytes of its weights: the View knows which pages this process made its own. The other is everything else,
+of which a record is kept here: every object that the model is made of, and what each refers to. Only what is known to
+be seen whole is recorded (a whitelist): a model with anything else in it is never taken for fresh.
+
+What lies outside of the model is the process's, as in any Ray worker: attributes of classes, globals of modules,
+members of enums. A holder outside that keeps a part of the model (a cache on a class, say, with the model as its key)
+shows in the number of references to that part.
 """
 
 from __future__ import annotations
 
 import collections
-import copyreg
+import contextvars
 import datetime
 import decimal
 import enum
 import functools
-import gc
+import logging
 import operator
 import re
+import sys
+import threading
 import types
+import typing
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import ray
 import torch
-from ray import cloudpickle
 from ray.actor import ActorHandle
 
-from ray_zerocopy.compiled import CompiledProgram
+from ray_zerocopy import _engine
+from ray_zerocopy._engine import Kind
+from ray_zerocopy.image import Thawed
+from ray_zerocopy.image.arrays import memory_of
 from ray_zerocopy.script_state import ScriptState
 
-_IMMUTABLE: tuple[type, ...] = (
+_ATOMS: frozenset[type] = frozenset(
+    {
+        type(None),
+        type(Ellipsis),
+        type(NotImplemented),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        range,
+        datetime.date,
+        datetime.datetime,
+        datetime.time,
+        datetime.timedelta,
+        datetime.timezone,
+        decimal.Decimal,
+        re.Pattern,
+        types.CodeType,
+        types.GenericAlias,
+        types.UnionType,
+        types.GetSetDescriptorType,
+        types.MemberDescriptorType,
+        types.MethodDescriptorType,
+        types.WrapperDescriptorType,
+        types.ClassMethodDescriptorType,
+        torch.dtype,
+        torch.device,
+        torch.layout,
+        torch.memory_format,
+        torch.qscheme,
+        torch.Size,
+    }
+)
+"""Classes of objects that cannot change; not their subclasses, which may have attributes."""
+
+_OUTSIDE = (
     type,
     types.ModuleType,
-    types.BuiltinFunctionType,
-    types.CodeType,
-    weakref.ref,  # what it points to is recorded where it is held
-    str,
-    bytes,
-    int,
-    float,
-    complex,
-    type(None),
-    type(Ellipsis),
-    type(NotImplemented),
-    range,
-    slice,
     enum.Enum,
-    datetime.date,
-    datetime.time,
-    datetime.timedelta,
-    datetime.tzinfo,
-    decimal.Decimal,
-    re.Pattern,
-    np.dtype,
-    np.generic,
-    torch.dtype,
-    torch.device,
-    torch.layout,
-    torch.memory_format,
-    torch.Size,
-    torch.fx.Graph,  # a program's code, which running it does not change
-    torch.fx.Node,
+    contextvars.ContextVar,
+    logging.Logger,
+    torch._ops.OpOverload,
+    torch._ops.OpOverloadPacket,
     ray.ObjectRef,
     ActorHandle,
 )
-"""What cannot change, or is not the model's own."""
+"""Classes of objects that are the process's, not the model's."""
 
-_TRANSPARENT: frozenset[type] = frozenset(
+_HANDLES = frozenset(
+    {"AOTIModelPackageLoader", "BufferDict", "ConcreteModuleType", "ModuleDict", "ParameterDict", "ScriptMethod"}
+)
+"""Classes of torch's C++: Python's handles on compiled code, and on parts of a `ScriptModule`."""
+
+_HOLDERS: frozenset[type] = frozenset(
     {
+        object,
         dict,
         list,
         tuple,
         set,
         frozenset,
+        slice,
         collections.OrderedDict,
         collections.defaultdict,
         collections.deque,
         functools.partial,
+        operator.attrgetter,
+        operator.itemgetter,
+        operator.methodcaller,
         types.MethodType,
-        types.FunctionType,
+        types.MethodWrapperType,
         types.CellType,
         types.MappingProxyType,
         types.SimpleNamespace,
         property,
         staticmethod,
         classmethod,
+        weakref.ref,
     }
 )
-"""Types whose whole state is what they refer to."""
+"""Classes of C whose objects are what they refer to."""
 
-_HANDLES = frozenset(
-    {"AOTIModelPackageLoader", "BufferDict", "ConcreteModuleType", "ModuleDict", "ParameterDict", "ScriptMethod"}
+_BASES = _HOLDERS | {str, bytes, int, float, complex, datetime.date, datetime.datetime, decimal.Decimal, typing.Generic}
+"""Classes that one written in Python may have as its bases: it adds attributes and slots to what they have."""
+
+_TENSOR_FIELDS = (
+    "data_ptr",
+    "shape",
+    "stride",
+    "dtype",
+    "layout",
+    "is_conj",
+    "is_neg",
+    "requires_grad",
+    "grad",
+    "grad_fn",
+    "_backward_hooks",
+    "_post_accumulate_grad_hooks",
 )
-"""Classes of `torch._C`: Python's handles on compiled code, and on parts of a `ScriptModule`."""
 
-_LARGEST_OPAQUE = 1 << 20
-"""Bytes of pickled opaque objects above which comparing them costs more than thawing anew."""
+
+class ThawedProgram(Thawed):
+    """The module of a `torch.export.ExportedProgram`.
+
+    None of its code can reach the graph that it was generated from, so that nothing need look at the graph.
+    """
 
 
 class FreshState:
     """A record of a model's state, the bytes of its weights aside, taken when it was fresh.
 
-    It holds all parts of the model. For one thread.
+    It holds the model. For one thread at a time.
+
+    Args:
+        thawed: the model, and the View that its weights lie in.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._holders: list[Any] = []
-        self._tensors: list[torch.Tensor] = []
-        self._arrays: list[np.ndarray[Any, Any]] = []
-        self._opaque: list[Any] = []
-        scripts: list[Any] = []
-        self._walk(model, scripts)
-        self._scripts = ScriptState(scripts)
-        self._tensors += self._scripts.tensors
-        self._referents = gc.get_referents(*self._holders)
-        self._tensor_forms = self._forms()
-        self._array_forms = [a.__array_interface__ for a in self._arrays]
-        self._opaque_forms = self._pickled()
+    def __init__(self, thawed: Thawed) -> None:
+        kind_of = _kind_in_program if isinstance(thawed, ThawedProgram) else _kind
+        watched = [] if thawed.view is None else thawed.view.addresses()
+        self._snapshot = self._recorded(thawed.root, kind_of, watched)
+        wrappers = [s for s in self._snapshot.scripts() if isinstance(s, torch.jit.ScriptModule)]
+        if wrappers:
+            for wrapper in wrappers:
+                for name in wrapper._c._method_names():
+                    getattr(wrapper, name)  # which it keeps among its attributes from the first time on
+            self._snapshot = self._recorded(thawed.root, kind_of, watched)
+        self._scripts = ScriptState([s for s in self._snapshot.scripts() if type(s) is torch._C.ScriptModule])
+        for tensor in self._scripts.tensors:
+            self._snapshot.add(tensor)
+        self._tensors = self._snapshot.tensors()
+        self._versions: list[int] = []
+
+    @property
+    def model(self) -> Any:
+        """The model, as it is now."""
+        return self._snapshot.root
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing can be said of this model: one sentence. None: it can be told whether it is fresh."""
+        return self._snapshot.obstacle or self._scripts.obstacle
+
+    def seal(self) -> None:
+        """End the record. Nobody else may hold the model now: who holds a part of it later shows by that."""
+        if self.obstacle is None:
+            self._versions = [tensor._version for tensor in self._tensors]
+            self._snapshot.seal()
 
     def restore(self) -> bool:
-        """Whether all is as it was recorded; the attributes of TorchScript modules are made so."""
-        now = gc.get_referents(*self._holders)
-        return (
-            self._scripts.restore()
-            and len(now) == len(self._referents)
-            and all(map(operator.is_, now, self._referents))
-            and self._forms() == self._tensor_forms
-            and [a.__array_interface__ for a in self._arrays] == self._array_forms
-            and self._opaque_forms is not None
-            and (not self._opaque or self._pickled() == self._opaque_forms)
-        )
+        """Whether all is as it was recorded; attributes of TorchScript modules and versions of tensors are made so.
 
-    def _walk(self, model: Any, scripts: list[Any]) -> None:
-        kinds: dict[type, _Kind] = {}
-        seen: set[int] = set()
-        waiting = [model]
-        while waiting:
-            obj = waiting.pop()
-            cls = type(obj)
-            kind = kinds.get(cls) or kinds.setdefault(cls, _kind(cls))
-            if kind is _Kind.IMMUTABLE or id(obj) in seen:
-                continue
-            seen.add(id(obj))
-            if kind is _Kind.HOLDER:
-                if cls is not collections.OrderedDict:  # a module has ten, empty ones, for its hooks
-                    getattr(obj, "__dict__", None)  # from now on it has one, however its attributes were stored before
-                if isinstance(obj, torch.jit.ScriptModule):
-                    for name in obj._c._method_names():
-                        getattr(obj, name)  # which it keeps in its __dict__ from the first time on
-                self._holders.append(obj)
-                waiting += gc.get_referents(obj)
-            elif kind is _Kind.TENSOR:
-                self._tensors.append(obj)
-                waiting.append(obj.__dict__)
-            elif kind is _Kind.FUNCTION:
-                self._holders.append(obj)
-                waiting += [obj.__closure__, obj.__defaults__, obj.__kwdefaults__, obj.__dict__]  # not its globals
-            elif kind is _Kind.SCRIPT:
-                scripts.append(obj)
-            elif kind is _Kind.ARRAY and not obj.dtype.hasobject:
-                self._arrays.append(obj)
-            else:
-                self._opaque.append(obj)
+        Nobody else may hold the model. Raises whatever looking at one of its objects raises.
+        """
+        if self.obstacle is not None or not self._scripts.restore() or not self._snapshot.unchanged():
+            return False
+        versions = [tensor._version for tensor in self._tensors]
+        if versions != self._versions:
+            # torch's own context managers for "no change happened here" end in this.
+            torch._C._autograd._unsafe_set_version_counter(tuple(self._tensors), tuple(self._versions))
+        return True
 
-    def _forms(self) -> list[tuple[Any, ...]]:
-        return [(t.data_ptr(), t.shape, t.stride(), t.requires_grad, t.grad is None) for t in self._tensors]
-
-    def _pickled(self) -> list[bytes] | None:
-        try:
-            pickled = [cloudpickle.dumps(obj) for obj in self._opaque]
-        except Exception:  # whatever a reducer raises: then nothing can be said of this object
-            return None
-        return pickled if sum(map(len, pickled)) <= _LARGEST_OPAQUE else None
+    @staticmethod
+    def _recorded(
+        model: Any, kind_of: Callable[[type], Kind | Callable[[Any], object]], watched: list[tuple[int, int]]
+    ) -> _engine.Snapshot:
+        return _engine.Snapshot(model, kind_of, _is_importable, _memory_of, _descriptors(), watched)
 
 
-class _Kind(enum.Enum):
-    IMMUTABLE = enum.auto()
-    HOLDER = enum.auto()
-    TENSOR = enum.auto()
-    ARRAY = enum.auto()
-    FUNCTION = enum.auto()
-    SCRIPT = enum.auto()
-    OPAQUE = enum.auto()
+@functools.cache
+def _descriptors() -> tuple[Any, ...]:
+    """Those of `_TENSOR_FIELDS` that this torch has; they are asked past any `__torch_function__`."""
+    return tuple(getattr(torch._C.TensorBase, name) for name in _TENSOR_FIELDS if hasattr(torch._C.TensorBase, name))
 
 
-def _kind(cls: type) -> _Kind:
-    if issubclass(cls, _IMMUTABLE) or (cls.__name__ in _HANDLES and cls.__module__.startswith("torch._C")):
-        return _Kind.IMMUTABLE
+def _kind(cls: type) -> Kind | Callable[[Any], object]:
+    if cls in _ATOMS or issubclass(cls, _OUTSIDE) or _is_handle(cls):
+        return Kind.ATOM
+    if cls in _HOLDERS:
+        return Kind.HOLDER
+    if cls in (types.FunctionType, types.BuiltinFunctionType):
+        return Kind.FUNCTION
     if cls is torch._C.ScriptModule:
-        return _Kind.SCRIPT
+        return Kind.SCRIPT
+    if cls is type(_LOCK):
+        return _form_of_lock
     if issubclass(cls, torch.Tensor):
-        return _Kind.TENSOR
+        is_plain = cls.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+        return Kind.TENSOR if is_plain and not _has_slots(cls) else Kind.OPAQUE
     if issubclass(cls, np.ndarray):
-        return _Kind.ARRAY
-    if cls is types.FunctionType:
-        return _Kind.FUNCTION
-    if cls in _TRANSPARENT or issubclass(cls, (torch.fx.GraphModule, CompiledProgram)) or _is_its_referents(cls):
-        return _Kind.HOLDER
-    return _Kind.OPAQUE
+        return Kind.OPAQUE if _has_slots(cls) else _form_of_array
+    if issubclass(cls, np.dtype):
+        return _form_of_dtype
+    if issubclass(cls, np.generic):
+        return Kind.ATOM if cls.__module__ == "numpy" and not issubclass(cls, np.void) else Kind.OPAQUE
+    if all(base in _BASES or _engine.is_python_class(base) for base in cls.__mro__):
+        return Kind.SCRIPT if issubclass(cls, torch.jit.ScriptModule) else Kind.HOLDER
+    return Kind.OPAQUE
 
 
-def _is_its_referents(cls: type) -> bool:
-    """Whether pickle's default holds for a class: an object's state is what it refers to.
+def _kind_in_program(cls: type) -> Kind | Callable[[Any], object]:
+    return Kind.ATOM if cls is torch.fx.Graph else _kind(cls)
 
-    (`object.__reduce_ex__` refuses objects with state in C that it cannot see, and a thawed model was pickled once.)
-    """
-    is_default = all(getattr(cls, name) is getattr(object, name) for name in ("__reduce_ex__", "__reduce__"))
-    state = getattr(cls, "__getstate__", None)
-    is_state_seen = state is getattr(object, "__getstate__", None) or isinstance(state, types.FunctionType)
-    return is_default and is_state_seen and cls not in copyreg.dispatch_table
+
+def _is_handle(cls: type) -> bool:
+    return cls.__name__ in _HANDLES and cls.__module__.partition(".")[0] == "torch"
+
+
+def _has_slots(cls: type) -> bool:
+    return any(set(vars(base).get("__slots__", ())) - {"__dict__", "__weakref__"} for base in cls.__mro__)
+
+
+def _form_of_array(array: npt.NDArray[Any]) -> object:
+    # Past the attributes of subclasses: a record's field may have any name.
+    shape, strides, dtype, flags = (getattr(np.ndarray, name).__get__(array) for name in _ARRAY_FIELDS)
+    if dtype.hasobject:
+        raise TypeError("it holds an array of Python objects, whose state cannot be seen")
+    return array.__array_interface__["data"], shape, strides, dtype, _form_of_dtype(dtype), flags.writeable
+
+
+_ARRAY_FIELDS = ("shape", "strides", "dtype", "flags")
+
+
+def _form_of_dtype(dtype: np.dtype[Any]) -> object:
+    return dtype.names, dtype.metadata and dict(dtype.metadata)
+
+
+_LOCK = threading.Lock()
+
+
+def _form_of_lock(lock: threading.Lock) -> object:
+    return lock.locked()
+
+
+def _memory_of(obj: Any) -> tuple[int, int]:
+    if isinstance(obj, torch.Tensor):
+        if obj.device.type == "meta":
+            return 0, 0
+        if obj.device.type != "cpu" or obj.layout is not torch.strided or obj.is_quantized or obj.is_nested:
+            raise TypeError(f"it holds a tensor whose bytes cannot be seen: {obj.dtype}, {obj.layout}, {obj.device}")
+        storage = obj.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    if isinstance(obj, np.ndarray):
+        while isinstance(obj.base, np.ndarray):
+            obj = obj.base
+        return memory_of(obj)
+    return 0, 0
+
+
+def _is_importable(function: Any) -> bool:
+    found: Any = sys.modules.get(function.__module__ or "")
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is function

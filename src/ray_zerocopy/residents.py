@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ray_zerocopy import _engine
 from ray_zerocopy.freshness import FreshState
 from ray_zerocopy.image import Thawed
+from ray_zerocopy.memory_limit import memory_limit
 
 
 class Limits(NamedTuple):
@@ -22,8 +23,11 @@ class Limits(NamedTuple):
 
     models: int = 8
     """At most so many models (`RAY_ZEROCOPY_RESIDENT_MODELS`); 0: every call loads anew."""
-    nbytes: int = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    """Of at most so many bytes of weights together (`RAY_ZEROCOPY_RESIDENT_BYTES`); by default half of the memory."""
+    nbytes: int = memory_limit() // 2
+    """Of at most so many bytes of weights together (`RAY_ZEROCOPY_RESIDENT_BYTES`).
+
+    The default is half of the memory that this process may use: the machine's, or its container's.
+    """
     idle_seconds: float = 30.0
     """Each for so long after its last call (`RAY_ZEROCOPY_RESIDENT_IDLE_SECONDS`).
 
@@ -58,38 +62,60 @@ def _number(name: str, default: float) -> float:
     return number
 
 
+Loader = Callable[[], Thawed]
+"""Makes a model anew. It is kept with the model, so it must hold nothing of a call."""
+
+
+class NotKeptError(LookupError):
+    """A model that is not kept here was asked for, without a way to load it."""
+
+
 class Resident:
     """A thawed model, and how to tell whether it is still as it was thawed.
 
     One thread at a time uses the model: between `freshen` and `release`. `prove` may be called from any, at any time.
     """
 
-    def __init__(self, thawed: Thawed) -> None:
-        self.model = thawed.root
-        self.nbytes = 0 if thawed.view is None else thawed.view.nbytes
+    def __init__(self, load: Loader) -> None:
+        self.load = load
         self.last_used = 0.0
+        thawed = load()
+        self.nbytes = 0 if thawed.view is None else thawed.view.nbytes
         self._view = thawed.view
-        self._state = FreshState(thawed.root)
+        self._state = FreshState(thawed)
         self._lock = threading.Lock()
-        self._in_use = True
-        self._is_proved = False
+        self._in_use = False
+        self._is_proved = True
+        del thawed
+        self._state.seal()
+
+    @property
+    def model(self) -> Any:
+        """The model; for who uses it."""
+        return self._state.model
 
     def freshen(self) -> bool:
         """Make the model as it was thawed, and begin to use it; False if that takes a new one.
 
-        Weights that were written to are put back, page by page. Objects that changed are not mended.
+        Weights that were written to are put back, page by page. Objects that changed are not mended. What cannot be
+        seen, or what the kernel does not tell, is taken for a change.
         """
         with self._lock:
             self._in_use = True
-            if self._is_proved:
-                return True
-            if not self._state.restore():
+            if not self._is_proved:
+                with contextlib.suppress(Exception):
+                    return self._is_freshened()
                 return False
-            if self._view is not None:
-                if self._is_written():
-                    self._view.reset()
-                self._watch(self._view)
             return True
+
+    def _is_freshened(self) -> bool:
+        if not self._state.restore():
+            return False
+        if self._view is not None:
+            if self._is_written():
+                self._view.reset()
+            self._watch(self._view)
+        return True
 
     def release(self) -> None:
         """End a use. The model may have changed."""
@@ -97,16 +123,21 @@ class Resident:
             self.last_used = time.monotonic()
             self._in_use = self._is_proved = False
 
-    def prove(self) -> None:
-        """See whether the model is fresh, so that the next use need not; nothing while it is in use.
+    def prove(self) -> bool:
+        """See whether the model is fresh, so that the next use need not; True as well while it is in use.
 
-        No weights are put back: a result that lies in them may not have been sent yet.
+        No weights are put back: a result that lies in them may not have been sent yet. False: the next use will take a
+        new model.
         """
         with self._lock:
-            if not self._in_use and not self._is_proved:
-                self._is_proved = self._state.restore() and not self._is_written()
-                if self._is_proved and self._view is not None:
-                    self._watch(self._view)
+            if self._in_use or self._is_proved:
+                return True
+            if not self._state.restore():
+                return False
+            self._is_proved = not self._is_written()
+            if self._is_proved and self._view is not None:
+                self._watch(self._view)
+            return True
 
     @staticmethod
     def _watch(view: _engine.View) -> None:
@@ -121,31 +152,43 @@ class Resident:
 class Residents:
     """The models of one worker, by last use. All members may be called from any thread.
 
-    A thread of its own evicts them in time, and proves the last one fresh when calls pause; it lives as long as there
-    are any.
+    A thread of its own evicts them in time. When calls pause it also proves the last one fresh, or loads it anew if it
+    is not. It lives as long as there are any.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._kept: OrderedDict[Hashable, Resident] = OrderedDict()  # the least recently used first
         self._changed = threading.Condition()
-        self._unproved: Resident | None = None
+        self._unproved: tuple[Hashable, Resident] | None = None
         self._keeper: threading.Thread | None = None
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
     @contextlib.contextmanager
-    def fresh(self, key: Hashable, load: Callable[[], Thawed]) -> Iterator[Any]:
+    def fresh(self, key: Hashable, load: Loader | None) -> Iterator[Any]:
         """A model as if just loaded, for the body alone; it is kept afterwards if there is room.
 
         A result of the body that lies in the model's weights must be serialized before the next use of the same model.
 
         Args:
             key: what the model goes by here.
-            load: makes it anew, where none is kept or the one kept has changed beyond mending.
+            load: makes it anew, where none is kept; None: there must be one.
+
+        Raises:
+            NotKeptError: there is none.
         """
         with self._changed:
             resident = self._kept.pop(key, None)
-        if resident is None or not resident.freshen():
-            resident = Resident(load())
+        if resident is None:
+            if load is None:
+                raise NotKeptError(key)
+            resident = Resident(load)
+        elif not resident.freshen():
+            load = resident.load
+            del resident  # so that the two need not have room together
+            resident = Resident(load)
         try:
             yield resident.model
         finally:
@@ -160,7 +203,7 @@ class Residents:
                 self._kept.popitem(last=False)
             if self._unproved is None:
                 self._changed.notify_all()
-            self._unproved = self._kept.get(key)
+            self._unproved = (key, resident) if self._kept.get(key) is resident else None
             if self._kept and self._keeper is None:
                 self._keeper = threading.Thread(target=self._look_after, name="ray_zerocopy-residents", daemon=True)
                 self._keeper.start()
@@ -177,15 +220,24 @@ class Residents:
         with self._changed:
             if self._unproved is None:
                 self._changed.wait(self._seconds_to_next_eviction())
-            resident = self._unproved
-            wait = 0.0 if resident is None else resident.last_used + _PAUSE_SECONDS - time.monotonic()
+            unproved = self._unproved
+            wait = 0.0 if unproved is None else unproved[1].last_used + _PAUSE_SECONDS - time.monotonic()
             if wait <= 0:
                 self._unproved = None
         if wait > 0:
             time.sleep(wait)
-        elif resident is not None:
+        elif unproved is not None:
             with contextlib.suppress(Exception):  # the next call looks itself, and tells its caller
-                resident.prove()
+                self._prove(*unproved)
+
+    def _prove(self, key: Hashable, resident: Resident) -> None:
+        if resident.prove():
+            return
+        spare = Resident(resident.load)
+        spare.last_used = resident.last_used
+        with self._changed:
+            if self._kept.get(key) is resident:
+                self._kept[key] = spare  # at its place in the order
 
     def _evict(self) -> bool:
         """Let go of what was idle for too long; False, and this thread is no longer the keeper, if nothing is left."""

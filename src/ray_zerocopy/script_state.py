@@ -1,7 +1,7 @@
 """What of TorchScript modules a call may have changed, and putting it back.
 
-TorchScript code changes its module by `prim::SetAttr`, by writing to tensors, or by changing a list, dict or object
-that an attribute holds. Which attributes are ever set is to be seen in the code, so only those need looking at.
+TorchScript code changes its module by `prim::SetAttr`, by writing to tensors, or by changing a list or dict that an
+attribute holds. Which attributes are ever set is to be seen in the code, so only those need looking at.
 """
 
 from __future__ import annotations
@@ -11,10 +11,30 @@ from typing import Any
 
 import torch
 
+from ray_zerocopy.image.torchscript import constants_of
+
 _C: Any = torch._C
 
 _Setting = tuple[Any, str, Any]
 """A C++ module, an attribute's name, and the attribute's value when the module was fresh."""
+
+_VALUES = frozenset(
+    {
+        "BoolType",
+        "ComplexType",
+        "DeviceObjType",
+        "FloatType",
+        "IntType",
+        "NoneType",
+        "NumberType",
+        "StringType",
+        "TensorType",
+    }
+)
+"""Kinds of types whose values cannot change, or (tensors) are watched one by one."""
+
+_INSERTIONS = ("append", "extend", "insert", "_set_item", "setdefault", "update", "__setitem__", "add_", "mul_")
+"""Operators (`aten::…`) that put something into a list or a dict that is there already."""
 
 
 class ScriptState:
@@ -22,29 +42,38 @@ class ScriptState:
 
     def __init__(self, modules: Sequence[Any]) -> None:
         self.tensors: list[torch.Tensor] = []
-        """All tensors that are attributes; their bytes and forms are for the caller to watch."""
+        """All tensors that are attributes or constants; their bytes and forms are for the caller to watch."""
+        self.obstacle: str | None = None
+        """Why the state cannot be seen: one sentence; None if it can."""
         self._settable: list[_Setting] = []
         self._containers: list[_Setting] = []
-        self._is_seen_through = True
         set_somewhere = _names_set(modules)
         for module in modules:
             for name, kind in _attributes(module):
+                is_set = name in set_somewhere
+                if (
+                    not _is_seen(kind)
+                    or (_nesting(kind) and is_set)
+                    or (_nesting(kind) > 1 and _insert_containers(modules))
+                ):
+                    self.obstacle = f"the attribute {name} of a TorchScript module, a {kind}, may hold what is not seen"
+                    return
                 value = module.getattr(name)
-                if isinstance(value, torch.Tensor):
-                    self.tensors.append(value)
-                if kind in ("ListType", "DictType", "TupleType", "UnionType", "AnyType"):
+                self.tensors += _tensors_in(value)
+                if _nesting(kind):
                     self._containers.append((module, name, value))
-                elif kind in ("ClassType", "InterfaceType"):
-                    self._is_seen_through = False  # an object with attributes of its own
-                elif name in set_somewhere:
+                if is_set:
                     self._settable.append((module, name, value))
+            for name in module._method_names():
+                for constant in constants_of(module._get_method(name)):
+                    self.tensors += _tensors_in(constant)
 
     def restore(self) -> bool:
-        """Put attributes back; False if something changed that cannot be put back, or might have."""
+        """Put attributes back; False if a container's content changed, which is not put back."""
         for module, name, value in self._settable:
             if module.getattr(name) is not value:
                 module.setattr(name, value)
-        return self._is_seen_through and all(_same(m.getattr(name), value) for m, name, value in self._containers)
+        return all(_same(module.getattr(name), value) for module, name, value in self._containers)
 
 
 def _names_set(modules: Sequence[Any]) -> set[str]:
@@ -52,22 +81,56 @@ def _names_set(modules: Sequence[Any]) -> set[str]:
     return {node.s("name") for method in methods for node in method.graph.findAllNodes("prim::SetAttr")}
 
 
-def _attributes(module: Any) -> list[tuple[str, str]]:
-    """Names and kinds of types of a module's attributes and parameters; submodules are modules of their own."""
+def _attributes(module: Any) -> list[tuple[str, Any]]:
+    """Names and types of a module's attributes and parameters; submodules are modules of their own."""
     attributes = _C.ConcreteModuleType.from_jit_type(module._type()).get_attributes()
-    named = [(name, _inner(kind).kind()) for name, (kind, _) in attributes.items()]
-    return named + [(name, "TensorType") for name, _ in _C.ParameterDict(module).items() if name not in attributes]
+    named = [(name, kind) for name, (kind, _) in attributes.items()]
+    return named + [(name, _C.TensorType.get()) for name in dict(_C.ParameterDict(module).items()).keys() - attributes]
 
 
-def _inner(kind: Any) -> Any:
-    return kind.getElementType() if kind.kind() == "OptionalType" else kind
+def _is_seen(kind: Any) -> bool:
+    """Whether the whole state of this type's values can be had in Python."""
+    if kind.kind() in ("OptionalType", "TupleType", "ListType", "DictType"):
+        return all(map(_is_seen, kind.containedTypes()))
+    return kind.kind() in _VALUES
+
+
+def _nesting(kind: Any) -> int:
+    """How many lists and dicts there are around each other in values of this type.
+
+    Lists are the same as others or not, which their contents do not show. So an attribute with one must not be set, for
+    it could become the list that another attribute holds; and nothing must put lists into lists.
+    """
+    inner = max(map(_nesting, kind.containedTypes()), default=0)
+    return inner + (kind.kind() in ("ListType", "DictType"))
+
+
+def _insert_containers(modules: Sequence[Any]) -> bool:
+    """Whether the code may put lists or dicts into others."""
+    graphs = (module._get_method(name).inlined_graph for module in modules for name in module._method_names())
+    return any(
+        _nesting(node.inputsAt(0).type()) > 1
+        for graph in graphs
+        for operator in _INSERTIONS
+        for node in graph.findAllNodes(f"aten::{operator}")
+    )
+
+
+def _tensors_in(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, dict):
+        return [tensor for item in (*value.keys(), *value.values()) for tensor in _tensors_in(item)]
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in _tensors_in(item)]
+    return [value] if isinstance(value, torch.Tensor) else []
 
 
 def _same(now: Any, before: Any) -> bool:
     if type(now) is not type(before):
         return False
     if isinstance(now, dict):
-        return list(now) == list(before) and all(_same(now[key], before[key]) for key in now)
+        return len(now) == len(before) and all(map(_same, now.items(), before.items()))
     if isinstance(now, (list, tuple)):
         return len(now) == len(before) and all(map(_same, now, before))
+    if isinstance(now, (float, complex)):
+        return repr(now) == repr(before)  # 0.0 equals -0.0, and is not the same
     return now is before if isinstance(now, torch.Tensor) else bool(now == before)

@@ -13,6 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ray_zerocopy import residents, store
+from ray_zerocopy.freshness import ThawedProgram
 from ray_zerocopy.image import Thawed, freeze_each
 from ray_zerocopy.messages import Packed, packed, unpacked
 from ray_zerocopy.models import paths_of, take_apart
@@ -26,16 +27,27 @@ class _Mode(NamedTuple):
     grad: bool
     inference: bool
     autocast: torch.dtype | None
+    default: torch.dtype
+    """The default dtype. It is the whole process's; the model's code may change it, which ends with the call."""
 
     @classmethod
     def current(cls) -> _Mode:
         autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        return cls(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast)
+        return cls(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, torch.get_default_dtype())
 
-    def entered(self) -> contextlib.AbstractContextManager[object]:
-        if self.autocast is None and not (self.inference or torch.is_inference_mode_enabled()):
-            return torch.set_grad_enabled(self.grad)  # the least to do, in the path of each call
-        return self._all_entered()
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self.default)
+        try:
+            if self.autocast is None and not (self.inference or torch.is_inference_mode_enabled()):
+                with torch.set_grad_enabled(self.grad):  # the least to do, in the path of each call
+                    yield
+            else:
+                with self._all_entered():
+                    yield
+        finally:
+            torch.set_default_dtype(before)
 
     @contextlib.contextmanager
     def _all_entered(self) -> Iterator[None]:
@@ -70,10 +82,6 @@ class _Answer(NamedTuple):
     """False: the worker does not keep the model, and was not told where it is."""
 
 
-class _UnknownModelError(Exception):
-    pass
-
-
 @ray.remote
 def _run(arrived: Any, *referred: Any) -> Packed:
     """Run one method of a model.
@@ -91,26 +99,20 @@ def _run(arrived: Any, *referred: Any) -> Packed:
         values[place] = value
     split = len(values) - len(call.keywords)
     keywords = dict(zip(call.keywords, values[split:], strict=True))
-    was_kept = True
-
-    def load() -> Thawed:
-        nonlocal was_kept
-        was_kept = False
-        return _load(call.model)
-
+    kept = residents.of_this_worker()
+    was_kept = call.key in kept
+    load = None if call.model is None else functools.partial(_load, call.model)
     try:
-        with residents.of_this_worker().fresh(call.key, load) as model, _Mode(*call.mode).entered():
+        with kept.fresh(call.key, load) as model, _Mode(*call.mode).entered():
             return packed((getattr(model, call.method)(*values[:split], **keywords), was_kept))
-    except _UnknownModelError:
+    except residents.NotKeptError:
         return packed((None, False, False))
 
 
-def _load(source: store.ModelInImage | None) -> Thawed:
-    if source is None:
-        raise _UnknownModelError
+def _load(source: store.ModelInImage) -> Thawed:
     thawed = store.load(source)
     if isinstance(thawed.root, ExportedProgram):
-        return Thawed(thawed.root.module(), thawed.view)
+        return ThawedProgram(thawed.root.module(), thawed.view)
     return thawed
 
 

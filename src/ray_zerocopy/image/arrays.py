@@ -33,6 +33,12 @@ def span_of(array: npt.NDArray[Any]) -> tuple[Bytes, int]:
     return np.asarray(Span(address, nbytes, [array])), below
 
 
+def memory_of(array: npt.NDArray[Any]) -> tuple[int, int]:
+    """The lowest address of an array's elements, and how many bytes they span."""
+    address, nbytes, _ = _reach(array)
+    return address, nbytes
+
+
 def _reach(array: npt.NDArray[Any]) -> tuple[int, int, int]:
     """The lowest address of the array's elements, the bytes they span, and how far above the first element is."""
     first = array.__array_interface__["data"][0]

@@ -185,7 +185,7 @@ def _all_tensors(roots: list[CppModule]) -> Iterator[torch.Tensor]:
             if _may_hold_tensors(kind):
                 yield from _tensors(module.getattr(name))
         for name in module._method_names():
-            for constant in _constants(module._get_method(name)):
+            for constant in constants_of(module._get_method(name)):
                 yield from _tensors(constant)
 
 
@@ -196,7 +196,12 @@ def _may_hold_tensors(kind: Any) -> bool:
     return kind.kind() in ("TensorType", "ClassType", "AnyType")
 
 
-def _constants(method: Any) -> Iterator[object]:
+def constants_of(method: Any) -> Iterator[object]:
+    """The constants in a method's code that may be or hold tensors.
+
+    Raises:
+        ValueError: one is of a kind that cannot be saved.
+    """
     graph = method.graph
     if graph.findNode("prim::ConstantMKLDNNTensor"):
         raise ValueError(

@@ -1,0 +1,497 @@
+#include "snapshot.h"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string_view>
+#include <tuple>
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace zerocopy::python {
+namespace {
+
+// Comparing more than this costs more than loading a model anew.
+constexpr std::size_t max_contents = std::size_t{1} << 20U;
+constexpr std::size_t max_values = std::size_t{1} << 21U;
+
+template <typename Function>
+Function slot(PyTypeObject* type, int number) {
+  return std::bit_cast<Function>(PyType_GetSlot(type, number));
+}
+
+// Kept until the process ends.
+PyObject* imported(const char* module, const char* name) {
+  return nb::object(nb::module_::import_(module).attr(name)).release().ptr();
+}
+
+// Throws what Python raised where a call gave nothing.
+nb::object checked(PyObject* result) {
+  if (result == nullptr) {
+    throw nb::python_error();
+  }
+  return nb::steal(result);
+}
+
+// Those whose one and only state is their value, which two of them may have in common.
+bool is_same_value(PyObject* one, PyObject* other) {
+  if (one == other) {
+    return true;
+  }
+  PyTypeObject* const type = Py_TYPE(one);
+  if (type != Py_TYPE(other)) {
+    return false;
+  }
+  if (type == &PyFloat_Type) {
+    return std::bit_cast<std::uint64_t>(PyFloat_AsDouble(one)) == std::bit_cast<std::uint64_t>(PyFloat_AsDouble(other));
+  }
+  if (type == &PyLong_Type || type == &PyUnicode_Type || type == &PyBytes_Type) {
+    return PyObject_RichCompareBool(one, other, Py_EQ) == 1;
+  }
+  return false;
+}
+
+nb::object called(PyObject* function, PyObject* argument) {
+  return checked(PyObject_Vectorcall(function, &argument, 1, nullptr));
+}
+
+Py_ssize_t weak_references(PyObject* object) {
+  static PyObject* const count = imported("weakref", "getweakrefcount");
+  return nb::cast<Py_ssize_t>(called(count, object));
+}
+
+PyTypeObject* ordered_dict() {
+  static PyObject* const type = imported("collections", "OrderedDict");
+  return std::bit_cast<PyTypeObject*>(type);
+}
+
+// An object's own dictionary, made where it was not yet; none for classes without.
+nb::object attributes_of(PyObject* object) {
+  PyObject* const attributes = PyObject_GenericGetDict(object, nullptr);
+  if (attributes == nullptr) {
+    PyErr_Clear();
+  }
+  return nb::steal(attributes);
+}
+
+template <typename Visit>
+int visit_one(PyObject* object, void* visit) {
+  return (*static_cast<Visit*>(visit))(object) ? 0 : 1;
+}
+
+}  // namespace
+
+// What is known of a class; the class is kept.
+struct Snapshot::TypeRecord {
+  nb::object cls;
+  Kind kind = Kind::opaque;
+  nb::object form;  // Of the kind `formed`: the function.
+  traverseproc traverse = nullptr;
+  bool is_holder = false;
+  bool is_exact_dict = false;
+  bool is_dict = false;
+  bool is_ordered_dict = false;
+  bool is_weak_reference = false;
+  bool has_attributes = false;  // A dictionary of attributes that an object may or may not have made yet.
+  bool is_counted = false;      // The references to its objects are.
+  bool is_weakly_counted = false;
+
+  // Calls `visit` with each object that `object` refers to, until it returns false; returns whether it never did. No
+  // code of Python's runs meanwhile, so nothing changes.
+  template <typename Visit>
+  bool references(PyObject* object, Visit&& visit) const {
+    if (is_dict) {
+      PyObject* key = nullptr;
+      PyObject* value = nullptr;
+      Py_ssize_t position = 0;
+      while (PyDict_Next(object, &position, &key, &value) != 0) {
+        if (!visit(key) || !visit(value)) {
+          return false;
+        }
+      }
+    }
+    if (is_exact_dict) {
+      return true;
+    }
+    if (is_ordered_dict && PyDict_Size(object) > 1 && !ordered_keys(object, visit)) {
+      return false;
+    }
+    if (is_weak_reference && !visit(checked(PyObject_CallNoArgs(object)).ptr())) {
+      return false;
+    }
+    return traverse == nullptr || traverse(object, &visit_one<std::remove_reference_t<Visit>>, &visit) == 0;
+  }
+
+ private:
+  // The order of an OrderedDict is not that of the dictionary that it is, too.
+  template <typename Visit>
+  static bool ordered_keys(PyObject* object, Visit& visit) {
+    const nb::object keys = checked(slot<getiterfunc>(ordered_dict(), Py_tp_iter)(object));
+    while (PyObject* const key = PyIter_Next(keys.ptr())) {
+      const nb::object held = nb::steal(key);
+      if (!visit(key)) {
+        return false;
+      }
+    }
+    if (PyErr_Occurred() != nullptr) {
+      throw nb::python_error();
+    }
+    return true;
+  }
+};
+
+// A field of tensors: the getter of an attribute, or (getter null) a method without arguments.
+struct Snapshot::Field {
+  PyObject* descriptor = nullptr;  // The rules keep it.
+  descrgetfunc getter = nullptr;
+
+  [[nodiscard]] nb::object of(PyObject* tensor) const {
+    if (getter != nullptr) {
+      return checked(getter(descriptor, tensor, std::bit_cast<PyObject*>(Py_TYPE(tensor))));
+    }
+    return called(descriptor, tensor);
+  }
+};
+
+// An object; values_ from `first` to `last` are what was recorded of it, the first `fields` of them of its own, the
+// others what it refers to. A value of its own: its attributes, its fields or form, its memory's place.
+struct Snapshot::Entry {
+  PyObject* object = nullptr;  // Kept by who refers to it, among values_.
+  const TypeRecord* type = nullptr;
+  std::size_t first = 0;
+  std::size_t last = 0;
+  std::size_t contents = 0;  // In contents_: where its memory's bytes begin, if they are not watched.
+  std::size_t nbytes = 0;    // How many there are.
+  std::uintptr_t address = 0;
+  Py_ssize_t references = 0;
+  Py_ssize_t weak_references = 0;
+};
+
+Snapshot::Snapshot(nb::object root, Rules rules, AddressRanges watched)
+    : root_(std::move(root)), rules_(std::move(rules)), watched_(std::move(watched)) {
+  std::ranges::sort(watched_);
+  static PyObject* const attribute = imported("types", "GetSetDescriptorType");
+  for (const nb::handle field : rules_.tensor_fields) {
+    const bool is_attribute = field.type().ptr() == attribute;
+    fields_.push_back(
+        {field.ptr(), is_attribute ? slot<descrgetfunc>(Py_TYPE(field.ptr()), Py_tp_descr_get) : nullptr});
+  }
+  add(root_);
+}
+
+Snapshot::~Snapshot() {
+  for (PyObject* const value : values_) {
+    Py_DECREF(value);
+  }
+}
+
+nb::list Snapshot::scripts() const {
+  nb::list scripts;
+  for (PyObject* const script : scripts_) {
+    scripts.append(nb::borrow(script));
+  }
+  return scripts;
+}
+
+nb::list Snapshot::tensors() const {
+  nb::list tensors;
+  for (const Entry& entry : entries_) {
+    if (entry.type->kind == Kind::tensor) {
+      tensors.append(nb::borrow(entry.object));
+    }
+  }
+  return tensors;
+}
+
+void Snapshot::add(nb::handle object) {
+  if (obstacle_) {
+    return;
+  }
+  try {
+    keep(object.ptr());
+    follow(object.ptr());
+    while (!waiting_.empty()) {
+      PyObject* const next = waiting_.back();
+      waiting_.pop_back();
+      record(next);
+      if (values_.size() > max_values || contents_.size() > max_contents) {
+        obstacle_ = "it has too much state of its own";
+      }
+      if (obstacle_) {
+        return;
+      }
+    }
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {  // Python's, or of a rule that returned something else than it should.
+    obstacle_ = error.what();
+  }
+}
+
+void Snapshot::keep(PyObject* object) { values_.push_back(Py_NewRef(object)); }
+
+void Snapshot::follow(PyObject* object) {
+  if (type_of(object).kind != Kind::atom && seen_.insert(object).second) {
+    waiting_.push_back(object);
+  }
+}
+
+const Snapshot::TypeRecord& Snapshot::type_of(PyObject* object) {
+  PyTypeObject* const cls = Py_TYPE(object);
+  std::unique_ptr<TypeRecord>& known = types_[cls];
+  if (known == nullptr) {
+    auto type = std::make_unique<TypeRecord>();
+    type->cls = nb::borrow(std::bit_cast<PyObject*>(cls));
+    const nb::object kind = rules_.kind_of(type->cls);
+    if (!nb::try_cast(kind, type->kind)) {
+      type->kind = Kind::formed;
+      type->form = kind;
+    }
+    type->is_exact_dict = cls == &PyDict_Type;
+    type->is_dict = PyType_IsSubtype(cls, &PyDict_Type) != 0;
+    type->is_ordered_dict = PyType_IsSubtype(cls, ordered_dict()) != 0;
+    type->is_weak_reference = PyType_IsSubtype(cls, &_PyWeakref_RefType) != 0;
+    const bool is_of_python = is_python_class(type->cls);
+    type->has_attributes = is_of_python || type->kind == Kind::tensor || type->kind == Kind::formed;
+    const bool is_unchanging = cls == &PyTuple_Type || cls == &PyFrozenSet_Type || type->is_weak_reference;
+    type->is_counted = type->kind != Kind::function && !is_unchanging;
+    type->is_weakly_counted = is_of_python || type->kind == Kind::tensor;
+    type->is_holder = type->kind == Kind::holder || type->kind == Kind::script;
+    if (type->is_holder || type->kind == Kind::function) {
+      type->traverse = slot<traverseproc>(cls, Py_tp_traverse);
+    }
+    known = std::move(type);
+  }
+  return *known;
+}
+
+void Snapshot::record(nb::handle object) {
+  const TypeRecord& type = type_of(object.ptr());
+  if (type.kind == Kind::opaque) {
+    obstacle_ = "it holds " + std::string(nb::repr(type.cls).c_str()) + ", whose state cannot be seen";
+    return;
+  }
+  if (type.kind == Kind::function && nb::cast<bool>(rules_.is_importable(object))) {
+    return;
+  }
+  if (type.kind == Kind::script) {
+    scripts_.push_back(object.ptr());
+  }
+  record_entry(object.ptr(), type);
+}
+
+void Snapshot::record_entry(PyObject* object, const TypeRecord& type) {
+  Entry entry;
+  entry.object = object;
+  entry.type = &type;
+  entry.first = values_.size();
+  const nb::object attributes = type.has_attributes ? attributes_of(object) : nb::object();
+  if (attributes.is_valid() && !type.is_holder) {
+    keep(attributes.ptr());
+    follow(attributes.ptr());
+  }
+  if (type.kind == Kind::function) {
+    record_function(entry);
+  } else if (type.kind == Kind::tensor || type.kind == Kind::formed) {
+    record_fields(entry);
+    record_memory(entry);
+  } else {
+    // Followed once they are all there: Python decides about classes that are new, and may change what is visited.
+    const std::size_t begin = values_.size();
+    type.references(object, [this](PyObject* value) {
+      keep(value);
+      return true;
+    });
+    if (attributes.is_valid()) {
+      follow(attributes.ptr());  // Some versions of Python visit it, some the attributes themselves.
+      keep(attributes.ptr());
+    }
+    for (std::size_t index = begin; index < values_.size(); ++index) {
+      follow(values_[index]);
+    }
+  }
+  entry.last = values_.size();
+  entries_.push_back(entry);
+}
+
+// Of what a function refers to, its own variables and attributes are the graph's.
+void Snapshot::record_function(Entry& entry) {
+  std::vector<nb::object> own;
+  for (const char* const name : {"__closure__", "__defaults__", "__kwdefaults__", "__dict__", "__self__"}) {
+    if (nb::hasattr(entry.object, name)) {
+      own.push_back(nb::getattr(entry.object, name));
+    }
+  }
+  entry.type->references(entry.object, [this](PyObject* value) {
+    keep(value);
+    return true;
+  });
+  for (const nb::object& value : own) {
+    follow(value.ptr());
+  }
+}
+
+void Snapshot::record_fields(Entry& entry) {
+  if (entry.type->kind == Kind::formed) {
+    keep(nb::object(entry.type->form(nb::handle(entry.object))).ptr());
+    return;
+  }
+  for (const Field& field : fields_) {
+    const nb::object value = field.of(entry.object);
+    keep(value.ptr());
+    if (PyDict_Check(value.ptr())) {
+      follow(value.ptr());  // Hooks.
+    }
+  }
+}
+
+void Snapshot::record_memory(Entry& entry) {
+  std::tie(entry.address, entry.nbytes) = memory_of(entry.object);
+  if (entry.nbytes == 0 || is_watched(entry.address, entry.nbytes)) {
+    entry.nbytes = 0;
+    return;
+  }
+  entry.contents = contents_.size();
+  if (entry.nbytes > max_contents) {
+    obstacle_ = std::to_string(entry.nbytes) + " bytes of its weights are not the image's";
+    return;
+  }
+  const std::span bytes(std::bit_cast<const std::byte*>(entry.address), entry.nbytes);
+  contents_.insert(contents_.end(), bytes.begin(), bytes.end());
+}
+
+std::pair<std::uintptr_t, std::size_t> Snapshot::memory_of(PyObject* object) const {
+  return nb::cast<std::pair<std::uintptr_t, std::size_t>>(rules_.memory_of(nb::handle(object)));
+}
+
+bool Snapshot::is_watched(std::uintptr_t begin, std::size_t nbytes) const {
+  const auto after = std::ranges::upper_bound(watched_, begin, {}, &AddressRanges::value_type::first);
+  return after != watched_.begin() && begin + nbytes <= std::prev(after)->second;
+}
+
+void Snapshot::seal() {
+  for (Entry& entry : entries_) {
+    entry.references = Py_REFCNT(entry.object);
+    entry.weak_references = entry.type->is_weakly_counted ? weak_references(entry.object) : 0;
+  }
+}
+
+bool Snapshot::unchanged() {
+  return std::ranges::all_of(entries_, [this](const Entry& entry) {
+    const TypeRecord& type = *entry.type;
+    return Py_TYPE(entry.object) == std::bit_cast<PyTypeObject*>(type.cls.ptr()) &&
+           (!type.is_counted || Py_REFCNT(entry.object) <= entry.references) &&
+           (type.is_holder || type.kind == Kind::function ? same_references(entry)
+                                                          : same_fields(entry) && same_memory(entry)) &&
+           (!type.is_weakly_counted || weak_references(entry.object) <= entry.weak_references);
+  });
+}
+
+bool Snapshot::same_references(const Entry& entry) const {
+  std::size_t next = entry.first;
+  std::size_t last = entry.last;
+  if (entry.type->is_holder && entry.type->has_attributes) {
+    const nb::object attributes = attributes_of(entry.object);
+    if (attributes.is_valid() && attributes.ptr() != values_[--last]) {
+      return false;
+    }
+  }
+  return entry.type->references(entry.object, [this, &next, last](PyObject* value) {
+    return next < last && is_same_value(values_[next++], value);
+  }) && next == last;
+}
+
+bool Snapshot::same_fields(const Entry& entry) const {
+  std::size_t next = entry.first;
+  const nb::object attributes = attributes_of(entry.object);
+  if (attributes.is_valid() && attributes.ptr() != values_[next++]) {
+    return false;
+  }
+  if (entry.type->kind == Kind::formed) {
+    return nb::object(entry.type->form(nb::handle(entry.object))).equal(nb::handle(values_[next]));
+  }
+  return std::ranges::all_of(fields_, [this, &entry, &next](const Field& field) {
+    const nb::object value = field.of(entry.object);
+    PyObject* const recorded = values_[next++];
+    return is_same_value(value.ptr(), recorded) ||
+           (PyTuple_Check(recorded) && Py_TYPE(value.ptr()) == Py_TYPE(recorded) && value.equal(nb::handle(recorded)));
+  });
+}
+
+bool Snapshot::same_memory(const Entry& entry) const {
+  return entry.nbytes == 0 ||
+         (memory_of(entry.object) == std::pair{entry.address, entry.nbytes} &&
+          std::memcmp(std::bit_cast<const void*>(entry.address), &contents_[entry.contents], entry.nbytes) == 0);
+}
+
+bool is_python_class(nb::handle cls) {
+  static const destructor of_python = [] {
+    const nb::object sample = nb::borrow(std::bit_cast<PyObject*>(&PyType_Type))("Sample", nb::tuple(), nb::dict());
+    return slot<destructor>(std::bit_cast<PyTypeObject*>(sample.ptr()), Py_tp_dealloc);
+  }();
+  return slot<destructor>(std::bit_cast<PyTypeObject*>(cls.ptr()), Py_tp_dealloc) == of_python;
+}
+
+void bind_snapshot(nb::module_& module) {
+  nb::enum_<Kind>(module, "Kind", "How the state of a class's objects is seen by a Snapshot.")
+      .value("ATOM", Kind::atom, "It does not change, or is not the graph's own.")
+      .value("HOLDER", Kind::holder, "It is what the object refers to.")
+      .value("FUNCTION", Kind::function, "The same, without a function's globals; an atom where it can be imported.")
+      .value("TENSOR", Kind::tensor, "A torch.Tensor's.")
+      .value("SCRIPT", Kind::script, "It is listed, for the caller to look at.")
+      .value("OPAQUE", Kind::opaque, "It cannot be seen.");
+
+  nb::class_<Snapshot>(module, "Snapshot", nb::is_final(),
+                       "A record of a graph of Python objects, exact to the last reference.\n\n"
+                       "Holds everything in the graph. For one thread at a time.")
+      .def(
+          "__init__",
+          [](Snapshot* self, nb::object root, nb::callable kind_of, nb::callable is_importable, nb::callable memory_of,
+             nb::tuple tensor_fields, AddressRanges watched) {
+            new (self)
+                Snapshot(std::move(root),
+                         {std::move(kind_of), std::move(is_importable), std::move(memory_of), std::move(tensor_fields)},
+                         std::move(watched));
+          },
+          "root"_a, "kind_of"_a, "is_importable"_a, "memory_of"_a, "tensor_fields"_a, "watched"_a,
+          nb::sig("def __init__(self, root: object, kind_of: collections.abc.Callable[[type], Kind | "
+                  "collections.abc.Callable[[typing.Any], object]], is_importable: "
+                  "collections.abc.Callable[[typing.Any], bool], memory_of: collections.abc.Callable[[typing.Any], "
+                  "tuple[int, int]], tensor_fields: tuple[object, ...], watched: "
+                  "collections.abc.Sequence[tuple[int, int]]) -> None"),
+          "Records the graph from an object on. An error that a rule raises becomes the obstacle.\n\n"
+          "Args:\n"
+          "    root: where the graph begins.\n"
+          "    kind_of: says how the objects of a class are seen; or returns the function that forms each of them,\n"
+          "        which is called again to compare: what it returns must be equal then.\n"
+          "    is_importable: says of a function whether other objects find it in its module, by its name.\n"
+          "    memory_of: the address and the size, in bytes, of the memory of a tensor or of a formed object.\n"
+          "    tensor_fields: descriptors of torch.Tensor: attributes, and methods that are called.\n"
+          "    watched: first and last (exclusive) addresses of memory whose bytes the caller watches.")
+      .def_prop_ro("obstacle", &Snapshot::obstacle, "Why the graph cannot be compared: one sentence; None if it can.")
+      .def_prop_ro("root", &Snapshot::root, nb::sig("def root(self) -> typing.Any"), "Where the graph begins.")
+      .def("scripts", &Snapshot::scripts, nb::sig("def scripts(self) -> list[typing.Any]"),
+           "The objects of the kind SCRIPT.")
+      .def("tensors", &Snapshot::tensors, nb::sig("def tensors(self) -> list[typing.Any]"),
+           "The objects of the kind TENSOR.")
+      .def("add", &Snapshot::add, "object"_a,
+           "Records another object of the graph, one that is not reached from the root.")
+      .def("seal", &Snapshot::seal, "Counts the references to the graph's objects. Nobody else may hold the root.")
+      .def("unchanged", &Snapshot::unchanged,
+           "Whether the graph is as it was recorded, and sealed; only where there is no obstacle.\n\n"
+           "Raises:\n"
+           "    Exception: whatever looking at an object raises.");
+
+  module.def("is_python_class", &is_python_class, "cls"_a, nb::sig("def is_python_class(cls: type) -> bool"),
+             "Whether a class was made by a `class` statement: attributes and slots are all the state that it adds.");
+}
+
+}  // namespace zerocopy::python
