@@ -384,15 +384,26 @@ void Snapshot::seal() {
   }
 }
 
-bool Snapshot::unchanged() {
-  return std::ranges::all_of(entries_, [this](const Entry& entry) {
+std::optional<std::string> Snapshot::change() const {
+  for (const Entry& entry : entries_) {
     const TypeRecord& type = *entry.type;
-    return Py_TYPE(entry.object) == std::bit_cast<PyTypeObject*>(type.cls.ptr()) &&
-           (!type.is_counted || Py_REFCNT(entry.object) <= entry.references) &&
-           (type.is_holder || type.kind == Kind::function ? same_references(entry)
-                                                          : same_fields(entry) && same_memory(entry)) &&
-           (!type.is_weakly_counted || weak_references(entry.object) <= entry.weak_references);
-  });
+    const char* changed = nullptr;
+    if (Py_TYPE(entry.object) != std::bit_cast<PyTypeObject*>(type.cls.ptr())) {
+      changed = "the class";
+    } else if (type.is_counted && Py_REFCNT(entry.object) > entry.references) {
+      changed = "the number of holders";
+    } else if (type.is_holder || type.kind == Kind::function ? !same_references(entry) : !same_fields(entry)) {
+      changed = "the content";
+    } else if (!same_memory(entry)) {
+      changed = "the memory";
+    } else if (type.is_weakly_counted && weak_references(entry.object) > entry.weak_references) {
+      changed = "the number of weak references";
+    }
+    if (changed != nullptr) {
+      return std::string(changed) + " of " + nb::repr(type.cls).c_str();
+    }
+  }
+  return std::nullopt;
 }
 
 bool Snapshot::same_references(const Entry& entry) const {
@@ -485,13 +496,14 @@ void bind_snapshot(nb::module_& module) {
       .def("add", &Snapshot::add, "object"_a,
            "Records another object of the graph, one that is not reached from the root.")
       .def("seal", &Snapshot::seal, "Counts the references to the graph's objects. Nobody else may hold the root.")
-      .def("unchanged", &Snapshot::unchanged,
-           "Whether the graph is as it was recorded, and sealed; only where there is no obstacle.\n\n"
+      .def("change", &Snapshot::change,
+           "What of the graph is not as it was when it was sealed: the first thing found. None if all is.\n\n"
+           "Not to be asked where there is an obstacle.\n\n"
            "Raises:\n"
            "    Exception: whatever looking at an object raises.");
 
   module.def("is_python_class", &is_python_class, "cls"_a, nb::sig("def is_python_class(cls: type) -> bool"),
-             "Whether a class was made by a `class` statement: attributes and slots are all the state that it adds.");
+             "Whether the objects of a class are destroyed as those of a class that was made by a `class` statement.");
 }
 
 }  // namespace zerocopy::python

@@ -73,8 +73,9 @@ class Snapshot {
   // Counts the references to the graph's objects. REQUIRES: nobody holds the root but this object.
   void seal();
 
-  // Whether the graph is as it was recorded. REQUIRES: sealed; no obstacle. Throws what a rule raises.
-  [[nodiscard]] bool unchanged();
+  // What of the graph is not as it was recorded: the first thing found, in a few words; none if all is. REQUIRES: sealed;
+  // no obstacle. Throws what a rule raises.
+  [[nodiscard]] std::optional<std::string> change() const;
 
   [[nodiscard]] const nanobind::object& root() const noexcept { return root_; }
 
@@ -112,8 +113,8 @@ class Snapshot {
   std::optional<std::string> obstacle_;
 };
 
-// Whether a class was made by a `class` statement, so that its objects have no state but attributes and slots, besides
-// that of its bases.
+// Whether the objects of a class are destroyed as those of a class that was made by a `class` statement: true of these,
+// and of some that were made by C.
 bool is_python_class(nanobind::handle cls);
 
 void bind_snapshot(nanobind::module_& module);

@@ -26,7 +26,7 @@ import types
 import typing
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ from ray_zerocopy._engine import Kind
 from ray_zerocopy.image import Thawed
 from ray_zerocopy.image.arrays import memory_of
 from ray_zerocopy.script_state import ScriptState
+
+_log = logging.getLogger("ray_zerocopy")
 
 _ATOMS: frozenset[type] = frozenset(
     {
@@ -172,6 +174,9 @@ class FreshState:
         self._scripts = ScriptState([s for s in self._snapshot.scripts() if type(s) is torch._C.ScriptModule])
         for tensor in self._scripts.tensors:
             self._snapshot.add(tensor)
+        self._obstacle = self._snapshot.obstacle or self._scripts.obstacle
+        if self._obstacle is not None:
+            _log.debug("A model is loaded anew for each call: %s.", self._obstacle)
         self._tensors = self._snapshot.tensors()
         self._versions: list[int] = []
 
@@ -183,7 +188,7 @@ class FreshState:
     @property
     def obstacle(self) -> str | None:
         """Why nothing can be said of this model: one sentence. None: it can be told whether it is fresh."""
-        return self._snapshot.obstacle or self._scripts.obstacle
+        return self._obstacle
 
     def seal(self) -> None:
         """End the record. Nobody else may hold the model now: who holds a part of it later shows by that."""
@@ -196,7 +201,11 @@ class FreshState:
 
         Nobody else may hold the model. Raises whatever looking at one of its objects raises.
         """
-        if self.obstacle is not None or not self._scripts.restore() or not self._snapshot.unchanged():
+        if self.obstacle is not None:
+            return False
+        change = self._snapshot.change() if self._scripts.restore() else "the content of a TorchScript module"
+        if change is not None:
+            _log.debug("A model is not as it was loaded: %s is another.", change)
             return False
         versions = [tensor._version for tensor in self._tensors]
         if versions != self._versions:
@@ -205,9 +214,7 @@ class FreshState:
         return True
 
     @staticmethod
-    def _recorded(
-        model: Any, kind_of: Callable[[type], Kind | Callable[[Any], object]], watched: list[tuple[int, int]]
-    ) -> _engine.Snapshot:
+    def _recorded(model: Any, kind_of: Callable[[type], _Kind], watched: list[tuple[int, int]]) -> _engine.Snapshot:
         return _engine.Snapshot(model, kind_of, _is_importable, _memory_of, _descriptors(), watched)
 
 
@@ -217,7 +224,24 @@ def _descriptors() -> tuple[Any, ...]:
     return tuple(getattr(torch._C.TensorBase, name) for name in _TENSOR_FIELDS if hasattr(torch._C.TensorBase, name))
 
 
-def _kind(cls: type) -> Kind | Callable[[Any], object]:
+def _kind(cls: type) -> _Kind:
+    kind = _kinds.get(cls)
+    if kind is None:
+        kind = _kinds[cls] = _new_kind(cls)
+    return kind
+
+
+def _kind_in_program(cls: type) -> _Kind:
+    return Kind.ATOM if cls is torch.fx.Graph else _kind(cls)
+
+
+_Kind: TypeAlias = Kind | Callable[[Any], object]
+
+_kinds: weakref.WeakKeyDictionary[type, _Kind] = weakref.WeakKeyDictionary()
+"""Of the classes that were met."""
+
+
+def _new_kind(cls: type) -> _Kind:
     if cls in _ATOMS or issubclass(cls, _OUTSIDE) or _is_handle(cls):
         return Kind.ATOM
     if cls in _HOLDERS:
@@ -237,13 +261,22 @@ def _kind(cls: type) -> Kind | Callable[[Any], object]:
         return _form_of_dtype
     if issubclass(cls, np.generic):
         return Kind.ATOM if cls.__module__ == "numpy" and not issubclass(cls, np.void) else Kind.OPAQUE
-    if all(base in _BASES or _engine.is_python_class(base) for base in cls.__mro__):
+    if all(base in _BASES or _adds_only_attributes(base) for base in cls.__mro__):
         return Kind.SCRIPT if issubclass(cls, torch.jit.ScriptModule) else Kind.HOLDER
     return Kind.OPAQUE
 
 
-def _kind_in_program(cls: type) -> Kind | Callable[[Any], object]:
-    return Kind.ATOM if cls is torch.fx.Graph else _kind(cls)
+def _adds_only_attributes(cls: type) -> bool:
+    """Whether all that a class adds to its base is attributes and slots, as a `class` statement does.
+
+    A class of C may add members that nothing shows, and be destroyed as Python's own are: its size tells it.
+    """
+    if not _engine.is_python_class(cls):
+        return False
+    pointers = sum(isinstance(member, types.MemberDescriptorType) for member in vars(cls).values())
+    pointers += ("__dict__" in vars(cls)) + ("__weakref__" in vars(cls))
+    base = cls.__base__
+    return base is not None and cls.__basicsize__ <= base.__basicsize__ + pointers * tuple.__itemsize__
 
 
 def _is_handle(cls: type) -> bool:
