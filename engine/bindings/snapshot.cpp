@@ -23,10 +23,14 @@ namespace {
 constexpr std::size_t max_contents = std::size_t{1} << 20U;
 constexpr std::size_t max_values = std::size_t{1} << 21U;
 
+// NOLINTBEGIN(cppcoreguidelines-pro-type-reinterpret-cast): that is how the structures and slots of CPython are used.
 template <typename Function>
 Function slot(PyTypeObject* type, int number) {
-  return std::bit_cast<Function>(PyType_GetSlot(type, number));
+  return reinterpret_cast<Function>(PyType_GetSlot(type, number));
 }
+
+PyTypeObject* as_type(nb::handle cls) { return reinterpret_cast<PyTypeObject*>(cls.ptr()); }
+// NOLINTEND(cppcoreguidelines-pro-type-reinterpret-cast)
 
 // Kept until the process ends.
 PyObject* imported(const char* module, const char* name) {
@@ -70,7 +74,7 @@ Py_ssize_t weak_references(PyObject* object) {
 
 PyTypeObject* ordered_dict() {
   static PyObject* const type = imported("collections", "OrderedDict");
-  return std::bit_cast<PyTypeObject*>(type);
+  return as_type(type);
 }
 
 // An object's own dictionary, made where it was not yet; none for classes without.
@@ -107,7 +111,7 @@ struct Snapshot::TypeRecord {
   // Calls `visit` with each object that `object` refers to, until it returns false; returns whether it never did. No
   // code of Python's runs meanwhile, so nothing changes.
   template <typename Visit>
-  bool references(PyObject* object, Visit&& visit) const {
+  bool references(PyObject* object, Visit visit) const {
     if (is_dict) {
       PyObject* key = nullptr;
       PyObject* value = nullptr;
@@ -127,7 +131,7 @@ struct Snapshot::TypeRecord {
     if (is_weak_reference && !visit(checked(PyObject_CallNoArgs(object)).ptr())) {
       return false;
     }
-    return traverse == nullptr || traverse(object, &visit_one<std::remove_reference_t<Visit>>, &visit) == 0;
+    return traverse == nullptr || traverse(object, &visit_one<Visit>, &visit) == 0;
   }
 
  private:
@@ -155,20 +159,20 @@ struct Snapshot::Field {
 
   [[nodiscard]] nb::object of(PyObject* tensor) const {
     if (getter != nullptr) {
-      return checked(getter(descriptor, tensor, std::bit_cast<PyObject*>(Py_TYPE(tensor))));
+      return checked(getter(descriptor, tensor, nb::handle(Py_TYPE(tensor)).ptr()));
     }
     return called(descriptor, tensor);
   }
 };
 
-// An object; values_ from `first` to `last` are what was recorded of it, the first `fields` of them of its own, the
-// others what it refers to. A value of its own: its attributes, its fields or form, its memory's place.
+// An object. Its values_, from `first` to `last`: of a holder what it refers to, and last its attributes, if it has
+// any; of others their attributes first, and then their fields or their form.
 struct Snapshot::Entry {
   PyObject* object = nullptr;  // Kept by who refers to it, among values_.
   const TypeRecord* type = nullptr;
   std::size_t first = 0;
   std::size_t last = 0;
-  std::size_t contents = 0;  // In contents_: where its memory's bytes begin, if they are not watched.
+  std::size_t contents = 0;  // Where its memory's bytes begin in contents_, if nobody watches them.
   std::size_t nbytes = 0;    // How many there are.
   std::uintptr_t address = 0;
   Py_ssize_t references = 0;
@@ -249,7 +253,7 @@ const Snapshot::TypeRecord& Snapshot::type_of(PyObject* object) {
   std::unique_ptr<TypeRecord>& known = types_[cls];
   if (known == nullptr) {
     auto type = std::make_unique<TypeRecord>();
-    type->cls = nb::borrow(std::bit_cast<PyObject*>(cls));
+    type->cls = nb::borrow(nb::handle(cls));
     const nb::object kind = rules_.kind_of(type->cls);
     if (!nb::try_cast(kind, type->kind)) {
       type->kind = Kind::formed;
@@ -388,7 +392,7 @@ std::optional<std::string> Snapshot::change() const {
   for (const Entry& entry : entries_) {
     const TypeRecord& type = *entry.type;
     const char* changed = nullptr;
-    if (Py_TYPE(entry.object) != std::bit_cast<PyTypeObject*>(type.cls.ptr())) {
+    if (Py_TYPE(entry.object) != as_type(type.cls)) {
       changed = "the class";
     } else if (type.is_counted && Py_REFCNT(entry.object) > entry.references) {
       changed = "the number of holders";
@@ -445,10 +449,10 @@ bool Snapshot::same_memory(const Entry& entry) const {
 
 bool is_python_class(nb::handle cls) {
   static const destructor of_python = [] {
-    const nb::object sample = nb::borrow(std::bit_cast<PyObject*>(&PyType_Type))("Sample", nb::tuple(), nb::dict());
-    return slot<destructor>(std::bit_cast<PyTypeObject*>(sample.ptr()), Py_tp_dealloc);
+    const nb::object sample = nb::borrow(nb::handle(&PyType_Type))("Sample", nb::tuple(), nb::dict());
+    return slot<destructor>(as_type(sample), Py_tp_dealloc);
   }();
-  return slot<destructor>(std::bit_cast<PyTypeObject*>(cls.ptr()), Py_tp_dealloc) == of_python;
+  return slot<destructor>(as_type(cls), Py_tp_dealloc) == of_python;
 }
 
 void bind_snapshot(nb::module_& module) {

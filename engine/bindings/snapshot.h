@@ -73,8 +73,8 @@ class Snapshot {
   // Counts the references to the graph's objects. REQUIRES: nobody holds the root but this object.
   void seal();
 
-  // What of the graph is not as it was recorded: the first thing found, in a few words; none if all is. REQUIRES: sealed;
-  // no obstacle. Throws what a rule raises.
+  // What of the graph is not as it was recorded: the first thing found, in a few words; none if all is. REQUIRES:
+  // sealed; no obstacle. Throws what a rule raises.
   [[nodiscard]] std::optional<std::string> change() const;
 
   [[nodiscard]] const nanobind::object& root() const noexcept { return root_; }
