@@ -43,7 +43,7 @@ def test_a_path_is_refused_with_the_advice_to_load_the_model(wrapper: Any, path:
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("pipeline", [function, {"no": "model"}, 3, None], ids=repr)
+@pytest.mark.parametrize("pipeline", [function, {"no": "model"}, 3, None], ids=lambda obj: type(obj).__name__)
 def test_a_pipeline_without_a_model_is_refused(wrapper: Any, pipeline: Any) -> None:
     with pytest.raises(TypeError, match=r"^Expected .*somewhere in the pipeline .*found no"):
         wrapper(pipeline)

@@ -413,6 +413,7 @@ def test_what_only_reads_a_module_is_answered_here(net: Any) -> None:
 def test_a_models_own_method_of_such_a_name_runs_as_a_task_if_it_is_named() -> None:
     wrapper: Any = TaskWrapper(Llm(), method_names=("half",))
     assert wrapper.half(1) != os.getpid()
+    assert cloudpickle.loads(cloudpickle.dumps(wrapper.half))() != os.getpid()
     with pytest.raises(AttributeError, match="would have no effect"):
         wrapper.float()
 
