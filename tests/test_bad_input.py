@@ -13,6 +13,7 @@ import ray.data
 import torch
 from pipelines import Classifier, TwoModels
 from ray import cloudpickle
+from torch import nn
 
 from ray_zerocopy import ActorWrapper, JITActorWrapper, JITTaskWrapper, TaskWrapper
 from ray_zerocopy.actor import prepare_model_for_actors
@@ -23,6 +24,15 @@ pytestmark = [
 ]
 
 WRAPPERS = [TaskWrapper, JITTaskWrapper, ActorWrapper, JITActorWrapper]
+
+
+class Exports(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def describe(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 def function(x: torch.Tensor) -> torch.Tensor:
@@ -64,6 +74,8 @@ def test_a_method_that_no_model_has_is_named_with_those_close_to_it() -> None:
         TaskWrapper(TwoModels(), method_names=("__call__", "descirbe"))
     with pytest.raises(AttributeError, match=r"names 'zzz', which no model .*Classifier.*they have 'describe'"):
         TaskWrapper(Classifier(), method_names=["zzz"])
+    with pytest.raises(AttributeError, match="they have 'describe'"):
+        JITTaskWrapper(torch.jit.script(Exports()), method_names=["descirbe"])
 
 
 @pytest.mark.parametrize("names", ["encoder", b"encoder", 3, [3]], ids=repr)
@@ -119,7 +131,7 @@ def test_load_of_a_task_wrapper_names_the_actor_wrapper() -> None:
 
 def test_a_container_may_be_prepared_for_actors_and_a_path_may_not() -> None:
     with pytest.warns(DeprecationWarning, match="ActorWrapper"):
-        prepare_model_for_actors(torch.nn.ModuleList([Classifier()]))
+        prepare_model_for_actors(nn.ModuleList([Classifier()]))
     with (
         pytest.warns(DeprecationWarning, match="ActorWrapper"),
         pytest.raises(TypeError, match=r"Expected a torch\.nn\.Module, got a str"),

@@ -124,9 +124,9 @@ def check_has_methods(models: Sequence[Any], names: Sequence[str]) -> None:
     for name in names:
         if name in ("__call__", "forward") or any(callable(getattr(model, name, None)) for model in models):
             continue
-        known = {n: n in dir(nn.Module) for model in models for n in dir(model) if not n.startswith("_")}
-        methods = [n for n in known if any(callable(getattr(model, n, None)) for model in models)]
-        close = difflib.get_close_matches(name, methods) or sorted(n for n in methods if not known[n])[:10]
+        methods = sorted({method for model in models for method in _methods(model)})
+        own = [method for method in methods if any(method in vars(type(model)) for model in models)]
+        close = difflib.get_close_matches(name, methods) or own
         found = f"; they have {', '.join(map(repr, close))}" if close else ""
         classes = ", ".join(sorted({type(model).__name__ for model in models}))
         raise AttributeError(
@@ -137,6 +137,14 @@ def check_has_methods(models: Sequence[Any], names: Sequence[str]) -> None:
 def _modules(model: Any) -> Iterator[nn.Module]:
     if isinstance(model, nn.Module):
         yield from model.modules()
+
+
+def _methods(model: Any) -> Iterator[str]:
+    """The names of its public methods; properties are not evaluated."""
+    for name in dir(model):
+        value = getattr(type(model) if hasattr(type(model), name) else model, name, None)
+        if callable(value) and not name.startswith("_") and not isinstance(value, (type, nn.Module)):
+            yield name
 
 
 def check_holds_script(pipeline: Any) -> None:

@@ -85,6 +85,7 @@ _WRITING_OPERATORS = frozenset(
         "__ior__",
     }
 )
+"""The special methods that change an object: assigning and deleting items, and `+=` and its like."""
 
 
 class Original(NamedTuple):
