@@ -6,12 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ray
+from torch import nn
 
 from ray_zerocopy import store
 from ray_zerocopy.deprecation import warn_deprecated
 from ray_zerocopy.devices import Device, checked, present
 from ray_zerocopy.image import Image, freeze, freeze_each
-from ray_zerocopy.models import is_model, paths_of, take_apart
+from ray_zerocopy.models import (
+    check_holds_model,
+    check_is_object,
+    checked_names,
+    is_model,
+    paths_of,
+    take_apart,
+)
 
 
 class PipelineSkeleton(NamedTuple):
@@ -36,15 +44,24 @@ def publish_pipeline(
 
     Raises:
         AttributeError: the pipeline lacks one of `model_attr_names`.
-        TypeError: something in the pipeline cannot be pickled.
+        TypeError: something in the pipeline cannot be pickled; it holds neither a model nor a tensor nor an array, or
+            is a class or a path; or `model_attr_names` is not a sequence of names.
     """
-    share = None if model_attr_names is None else [_attribute(pipeline, name) for name in model_attr_names]
+    check_is_object(pipeline)
+    share = None
+    if model_attr_names is not None:
+        names = checked_names(model_attr_names, "attribute names, such as ('encoder',)")
+        share = [_attribute(pipeline, name) for name in names]
     models = take_apart(pipeline if share is None else share).models
-    names = paths_of(models, pipeline)
-    roots = {"pipeline": pipeline} | dict(zip(names, models, strict=True))
-    image = store.publish(freeze_each(roots, external=store.is_ray_reference, share=share))
-    skeleton_of = {name: number for number, name in enumerate(roots)}
-    models_in_image = {name: store.ModelInImage(image, skeleton_of[name]) for name in names}
+    paths = paths_of(models, pipeline)
+    roots = {"pipeline": pipeline} | dict(zip(paths, models, strict=True))
+    frozen = freeze_each(roots, external=store.is_ray_reference, share=share)
+    if not frozen.blocks:
+        all_models = models if share is None else take_apart(pipeline).models
+        check_holds_model(pipeline, all_models, alternative=", a tensor or a numpy array")
+    image = store.publish(frozen)
+    skeleton_of = {path: number for number, path in enumerate(roots)}
+    models_in_image = {path: store.ModelInImage(image, skeleton_of[path]) for path in paths}
     refs = {name.removeprefix("pipeline."): ray.put(model) for name, model in models_in_image.items()}
     return PipelineSkeleton(image, frozenset(refs)), refs
 
@@ -113,7 +130,7 @@ def prepare_model_for_actors(model: Any) -> ray.ObjectRef[Image]:
         TypeError: it is not a model, or something in it cannot be pickled.
     """
     warn_deprecated("prepare_model_for_actors", "ActorWrapper")
-    if not is_model(type(model)):
+    if not (is_model(type(model)) or isinstance(model, nn.Module)):
         raise TypeError(f"Expected a torch.nn.Module, got a {type(model).__name__}.")
     return store.publish(freeze(model, external=store.is_ray_reference, name="model"))
 

@@ -1,4 +1,4 @@
-"""Models run by Ray tasks: the older interface, over the stand-ins of `ray_zerocopy.tasks`."""
+"""Models run by Ray tasks: the older interface, over stand-ins."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import nn
 
 from ray_zerocopy import residents
 from ray_zerocopy.deprecation import warn_deprecated
-from ray_zerocopy.numpy_bridge import key_of
-from ray_zerocopy.rewrite import ModuleArrays, put_back, replace_tensors
-from ray_zerocopy.tasks import with_stand_ins
+from ray_zerocopy.image import Thawed
+from ray_zerocopy.numpy_bridge import as_tensors, key_of
+from ray_zerocopy.rewrite import ModuleArrays, distinct_arrays, put_back, replace_tensors
+from ray_zerocopy.stand_ins import with_stand_ins
 
 __all__ = ["call_model", "replace_tensors", "rewrite_pipeline"]
 
@@ -36,9 +37,16 @@ def call_model(
         method_name: the model's method.
     """
     skeleton, tensors = model_ref
-    arrays = [array for entry in tensors for kind in entry.values() for array in kind.values()]
-    with residents.of_this_worker().fresh(key_of(arrays), lambda: put_back(skeleton, tensors)) as model:
-        return getattr(model, method_name)(*args, **(kwargs or {}))
+    arrays = distinct_arrays(tensors)
+
+    def place() -> Thawed:
+        return Thawed(*as_tensors(list(arrays.values())))
+
+    # Ray makes the skeleton anew for each call, so the tensors alone are kept. The model gets others over the same
+    # memory: what it does to a tensor object itself (hooks, attributes, another shape) ends with the call.
+    with residents.of_this_worker().fresh(key_of(arrays.values()), place) as kept:
+        put_back(skeleton, tensors, {key: tensor.detach() for key, tensor in zip(arrays, kept, strict=True)})
+        return getattr(skeleton, method_name)(*args, **(kwargs or {}))
 
 
 def rewrite_pipeline(pipeline: P, method_names: Sequence[str] = ("__call__",)) -> P:

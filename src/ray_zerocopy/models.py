@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +16,16 @@ from ray_zerocopy import store
 from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.image import Image, freeze, paths, thaw
 
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
 
 def is_model(cls: type) -> bool:
-    """Whether objects of this class are units that workers run."""
+    """Whether objects of this class are units that workers run.
+
+    torch's containers are not: they cannot be called, unless a subclass has a `forward`. What they hold may be models.
+    """
+    if issubclass(cls, _CONTAINERS):
+        return cls.forward is not nn.Module.forward
     return issubclass(cls, (nn.Module, ExportedProgram, CompiledProgram))
 
 
@@ -47,9 +56,82 @@ def take_apart(pipeline: Any) -> Parts:
 
 
 def paths_of(models: Sequence[Any], pipeline: Any) -> list[str]:
-    """Where each model is within the pipeline, beginning with `pipeline`: `pipeline.stages['a'][0]`."""
+    """Where each model is within the pipeline, beginning with `pipeline`: `pipeline.stages['a'][0]`.
+
+    No two are equal: where models have one path (their keys have one `repr`), all but the first are numbered.
+    """
     found = paths.find(pipeline, models, "pipeline")
-    return [found.get(id(model), f"pipeline.<model {i}>") for i, model in enumerate(models)]
+    distinct: dict[str, None] = {}
+    for number, model in enumerate(models):
+        path = name = found.get(id(model), f"pipeline.<model {number}>")
+        count = 1
+        while name in distinct:
+            count += 1
+            name = f"{path} ({count})"
+        distinct[name] = None
+    return list(distinct)
+
+
+def checked_names(names: Sequence[str], expected: str) -> tuple[str, ...]:
+    """The names given for an argument.
+
+    Args:
+        names: what was given.
+        expected: what they should be names of, with an example.
+
+    Raises:
+        TypeError: they are not a sequence of `str`.
+    """
+    if not isinstance(names, str) and isinstance(names, Iterable):
+        checked = tuple(names)
+        if all(isinstance(name, str) for name in checked):
+            return checked
+    raise TypeError(f"Expected a sequence of {expected}, got {names!r}.")
+
+
+def check_is_object(pipeline: Any) -> None:
+    """Raise a TypeError for what is often given in place of a pipeline: its class, or the path of a file."""
+    if isinstance(pipeline, type):
+        raise TypeError(
+            f"Expected an object that holds models, got the class {pipeline.__name__}. "
+            f"Make an instance and give that: {pipeline.__name__}(...)."
+        )
+    if isinstance(pipeline, (str, os.PathLike)):
+        raise TypeError(
+            f"Expected an object that holds models, got {pipeline!r}. "
+            "If that is where a model is stored, load the model and give what was loaded."
+        )
+
+
+def check_holds_model(pipeline: Any, models: Sequence[Any], *, alternative: str = "") -> None:
+    """Raise a TypeError if `models`, those of the pipeline, are none.
+
+    Args:
+        pipeline: for the message.
+        models: from `take_apart`.
+        alternative: what else would have been accepted, for the message.
+    """
+    if not models:
+        raise TypeError(
+            f"Expected a model (torch.nn.Module, ExportedProgram, CompiledProgram){alternative} somewhere in the "
+            f"pipeline (a {type(pipeline).__name__}), found none. It must be part of the object: a global variable "
+            "that the pipeline's code uses is not."
+        )
+
+
+def check_has_methods(models: Sequence[Any], names: Sequence[str]) -> None:
+    """Raise an AttributeError for a name, other than `__call__` and `forward`, that is no method of any model."""
+    for name in names:
+        if name in ("__call__", "forward") or any(callable(getattr(model, name, None)) for model in models):
+            continue
+        methods = sorted({method for model in models for method in _methods(model)})
+        own = [method for method in methods if any(method in vars(type(model)) for model in models)]
+        close = difflib.get_close_matches(name, methods) or own
+        found = f"; they have {', '.join(map(repr, close))}" if close else ""
+        classes = ", ".join(sorted({type(model).__name__ for model in models}))
+        raise AttributeError(
+            f"method_names names {name!r}, which no model of the pipeline has (their classes: {classes}){found}."
+        )
 
 
 def _modules(model: Any) -> Iterator[nn.Module]:
@@ -57,8 +139,17 @@ def _modules(model: Any) -> Iterator[nn.Module]:
         yield from model.modules()
 
 
+def _methods(model: Any) -> Iterator[str]:
+    """The names of its public methods; properties are not evaluated."""
+    for name in dir(model):
+        value = getattr(type(model) if hasattr(type(model), name) else model, name, None)
+        if callable(value) and not name.startswith("_") and not isinstance(value, (type, nn.Module)):
+            yield name
+
+
 def check_holds_script(pipeline: Any) -> None:
     """Raise a TypeError unless the pipeline holds a TorchScript module, itself or within one of its models."""
+    check_is_object(pipeline)
     models = take_apart(pipeline).models
     if not any(isinstance(part, torch.jit.ScriptModule) for model in models for part in _modules(model)):
         found = ", ".join(sorted({type(model).__name__ for model in models})) or "no model at all"

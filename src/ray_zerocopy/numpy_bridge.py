@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -56,9 +56,9 @@ def as_tensors(arrays: Sequence[npt.NDArray[Any]]) -> tuple[list[torch.Tensor], 
     return [_as_tensor(unlocked.get(id(array), array)) for array in arrays], view
 
 
-def key_of(arrays: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, int], ...]:
-    """Where arrays lie. As long as somebody keeps them, nothing else has the same key."""
-    return tuple((array.__array_interface__["data"][0], array.nbytes) for array in arrays)
+def key_of(arrays: Iterable[npt.NDArray[Any]]) -> tuple[Hashable, ...]:
+    """Where arrays lie, and their form. As long as somebody keeps them, others with an equal key are equal."""
+    return tuple((a.__array_interface__["data"][0], a.dtype, a.shape, a.strides) for a in arrays)
 
 
 def _as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ray_zerocopy import store
 from ray_zerocopy.rewrite import replace_tensors
-from ray_zerocopy.tasks import StandIn, with_stand_ins
+from ray_zerocopy.stand_ins import StandIn, source_of, with_stand_ins
 
 P = TypeVar("P")
 
@@ -26,7 +26,7 @@ class ZeroCopyModel:
         """
         if not isinstance(stand_in, StandIn):
             raise TypeError(f"Expected a model of a rewritten pipeline, got a {type(stand_in).__name__}.")
-        return ray.put(stand_in.model)
+        return ray.put(source_of(stand_in))
 
     @staticmethod
     def from_object_ref(value: Any) -> Any:

@@ -6,13 +6,13 @@ The wrappers do not come by here. Whoever stores what `extract_tensors` returns 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from ray_zerocopy.image import Thawed
 from ray_zerocopy.numpy_bridge import as_array, as_tensors
 
 ModuleArrays: TypeAlias = dict[str, dict[str, npt.NDArray[Any]]]
@@ -72,17 +72,21 @@ def replace_tensors(skeleton: nn.Module, tensors: list[ModuleArrays]) -> None:
     Raises:
         ValueError: the skeleton has another number of submodules than `tensors`.
     """
-    put_back(skeleton, tensors)
+    arrays = distinct_arrays(tensors)
+    placed, _ = as_tensors(list(arrays.values()))
+    put_back(skeleton, tensors, dict(zip(arrays, placed, strict=True)))
 
 
-def put_back(skeleton: nn.Module, tensors: list[ModuleArrays]) -> Thawed:
-    """As `replace_tensors`; returns the skeleton, a model now, with the View that its read-only weights lie in."""
+def distinct_arrays(tensors: list[ModuleArrays]) -> dict[int, npt.NDArray[Any]]:
+    """The arrays of `extract_tensors`, each once, by `id`."""
+    return {id(a): a for entry in tensors for kind in ("params", "buffers") for a in entry[kind].values()}
+
+
+def put_back(skeleton: nn.Module, tensors: list[ModuleArrays], placed: Mapping[int, torch.Tensor]) -> None:
+    """As `replace_tensors`, with the tensors to put there given by the `id` of the array that each is for."""
     modules = list(skeleton.modules())
     if len(modules) != len(tensors):
         raise ValueError(f"Expected the tensors of {len(modules)} submodules for this skeleton, got {len(tensors)}.")
-    arrays = {id(a): a for entry in tensors for kind in ("params", "buffers") for a in entry[kind].values()}
-    placed_tensors, view = as_tensors(list(arrays.values()))
-    placed = dict(zip(arrays, placed_tensors, strict=True))
     parameters: dict[int, nn.Parameter] = {}
     for module, entry in zip(modules, tensors, strict=True):
         for name, array in entry["params"].items():
@@ -93,7 +97,6 @@ def put_back(skeleton: nn.Module, tensors: list[ModuleArrays]) -> Thawed:
             setattr(module, name, parameters[id(array)])
         for name, array in entry["buffers"].items():
             setattr(module, name, placed[id(array)])
-    return Thawed(skeleton, view)
 
 
 replace_tensors_direct = replace_tensors

@@ -1,12 +1,12 @@
-"""Models run by Ray tasks: the stand-in for a model, and the task that a worker runs for it."""
+"""Models run by Ray tasks: who calls one, and the task that a worker runs for it."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import threading
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -14,11 +14,8 @@ from torch.export import ExportedProgram
 
 from ray_zerocopy import residents, store
 from ray_zerocopy.freshness import ThawedProgram
-from ray_zerocopy.image import Thawed, freeze_each
+from ray_zerocopy.image import Thawed
 from ray_zerocopy.messages import Packed, packed, unpacked
-from ray_zerocopy.models import paths_of, take_apart
-
-P = TypeVar("P")
 
 
 class _Mode(NamedTuple):
@@ -116,56 +113,37 @@ def _load(source: store.ModelInImage) -> Thawed:
     return thawed
 
 
-class StandIn:
-    """Stands where a model stood: its remote methods run as Ray tasks, each on a model as fresh as just loaded.
+class RemoteModel:
+    """A published model whose methods run as Ray tasks, each on a model as fresh as just loaded.
 
-    What else is asked of it, a copy of the model in this process answers, which is loaded when it is first needed and
-    shares the node's weights. Picklable; it works inside tasks and actors. Usable from several threads.
+    Usable from several threads.
     """
 
-    def __init__(self, model: store.ModelInImage, methods: Collection[str], description: str) -> None:
-        self.model = model
-        self._methods = frozenset(methods)
-        self._description = description
+    def __init__(self, source: store.ModelInImage) -> None:
+        self.source = source
         self._is_kept = False
         """Whether the last worker that was asked had the model already, so that the next is likely to."""
         self._local: Any = None
         self._loading = threading.Lock()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model, in a Ray task; references among the arguments are resolved first, as in any task."""
-        return self._invoke("__call__", *args, **kwargs)
-
-    def eval(self) -> StandIn:
-        """The model is in eval mode already, so it stays in its place."""
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_methods" not in self.__dict__:
-            raise AttributeError(name)
-        if name in self._methods:
-            return functools.partial(self._invoke, name)
+    def local(self) -> Any:
+        """A copy of the model in this process, loaded when it is first needed; it shares the node's weights."""
         with self._loading:
             if self._local is None:
-                self._local = store.load(self.model).root
-        return getattr(self._local, name)
+                self._local = store.load(self.source).root
+        return self._local
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.model, self._methods, self._description)
-
-    def __repr__(self) -> str:
-        return f"<{self._description}, run by Ray tasks>"
-
-    def _invoke(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+    def invoke(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Run a method in a task; references among the arguments are resolved first, as in any task."""
         values = [*args, *kwargs.values()]
         references = {place: value for place, value in enumerate(values) if isinstance(value, ray.ObjectRef)}
         for place in references:
             values[place] = None
-        key = (self.model.image.binary(), self.model.skeleton)
+        key = (self.source.image.binary(), self.source.skeleton)
         call = _Call(key, None, method, tuple(_Mode.current()), tuple(values), tuple(kwargs), tuple(references))
         answer = self._answer(call, references.values()) if self._is_kept else None
         if answer is None or not answer.ran:
-            answer = self._answer(call._replace(model=self.model), references.values())
+            answer = self._answer(call._replace(model=self.source), references.values())
         self._is_kept = answer.was_kept
         return answer.value
 
@@ -173,31 +151,5 @@ class StandIn:
     def _answer(call: _Call, references: Iterable[ray.ObjectRef[Any]]) -> _Answer:
         return _Answer(*unpacked(ray.get(_run.remote(packed(tuple(call)), *references))))
 
-
-class ProgramStandIn(StandIn):
-    """Stands where a `torch.export.ExportedProgram` stood."""
-
-    def module(self, check_guards: bool = True) -> ProgramStandIn:
-        """What is called of a program: here that is the stand-in itself."""
-        return self
-
-
-def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
-    """A copy of a pipeline with a stand-in in each model's place, the models published as one object.
-
-    Raises:
-        TypeError: something in the pipeline cannot be pickled (the message gives the path to it), or `method_names` is
-            not a sequence of names.
-    """
-    if isinstance(method_names, str) or not all(isinstance(name, str) for name in method_names):
-        raise TypeError(f"Expected a sequence of method names, such as ('encode',), got {method_names!r}.")
-    parts = take_apart(pipeline)
-    roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
-    image = store.publish(freeze_each(roots, external=store.is_ray_reference))
-    stand_ins = []
-    for number, (name, model) in enumerate(roots.items()):
-        methods = {"__call__", *(m for m in method_names if callable(getattr(model, m, None)))}
-        cls = ProgramStandIn if isinstance(model, ExportedProgram) else StandIn
-        stand_ins.append(cls(store.ModelInImage(image, number), methods, f"{name}: {type(model).__name__}"))
-    rewritten: P = parts.put_together(stand_ins)
-    return rewritten
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.source,)

@@ -1,7 +1,8 @@
-"""TorchScript modules run by Ray tasks: the older interface, over the stand-ins of `ray_zerocopy.tasks`."""
+"""TorchScript modules run by Ray tasks: the older interface, over stand-ins."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from ray_zerocopy.deprecation import warn_deprecated
 from ray_zerocopy.jit.rewrite import Arrays, put_back
 from ray_zerocopy.models import check_holds_script
 from ray_zerocopy.numpy_bridge import key_of
-from ray_zerocopy.tasks import with_stand_ins
+from ray_zerocopy.stand_ins import with_stand_ins
 
 P = TypeVar("P")
 
@@ -35,7 +36,9 @@ def call_model(
         method_name: the module's method.
     """
     data, arrays = model_ref
-    with residents.of_this_worker().fresh(key_of(list(arrays.values())), lambda: put_back(data, arrays)) as module:
+    archive = hashlib.blake2b(data).digest()  # tells modules apart that have the same weights, or none
+    key = (archive, tuple(arrays), key_of(arrays.values()))
+    with residents.of_this_worker().fresh(key, lambda: put_back(data, arrays)) as module:
         return getattr(module, method_name)(*args, **(kwargs or {}))
 
 

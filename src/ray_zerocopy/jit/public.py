@@ -9,7 +9,7 @@ import ray
 from ray_zerocopy import public
 from ray_zerocopy.jit.rewrite import replace_tensors
 from ray_zerocopy.models import check_holds_script
-from ray_zerocopy.tasks import with_stand_ins
+from ray_zerocopy.stand_ins import with_stand_ins
 
 P = TypeVar("P")
 

@@ -1,0 +1,265 @@
+"""Stand-ins: what a pipeline of `TaskWrapper` holds in its models' places."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from ray_zerocopy import store
+from ray_zerocopy.image import freeze_each
+from ray_zerocopy.models import (
+    check_has_methods,
+    check_holds_model,
+    check_is_object,
+    checked_names,
+    paths_of,
+    take_apart,
+)
+from ray_zerocopy.special_methods import OWN, SpecialMethods, apply, public_class, supporting
+from ray_zerocopy.tasks import RemoteModel
+
+P = TypeVar("P")
+
+_READING = frozenset(
+    {
+        "forward",
+        "get_submodule",
+        "get_parameter",
+        "get_buffer",
+        "get_extra_state",
+        "state_dict",
+        "extra_repr",
+        "parameters",
+        "named_parameters",
+        "buffers",
+        "named_buffers",
+        "children",
+        "named_children",
+        "modules",
+        "named_modules",
+        "_slow_forward",
+        "_call_impl",
+        "_wrapped_call_impl",
+        "_get_name",
+        "_named_members",
+        "_save_to_state_dict",
+        "_get_backward_hooks",
+        "_get_backward_pre_hooks",
+        "_maybe_warn_non_full_backward_hook",
+        "_replicate_for_data_parallel",
+        "keys",
+        "items",
+        "values",
+        "copy",
+        "get",
+        "fromkeys",
+        "_get_item_by_idx",
+        "_get_abs_string_index",
+        "_key_to_attr",
+    }
+)
+"""The methods of torch's own module classes that leave a module as it is. All others change it."""
+
+_MODES = frozenset({"eval", "train"})
+
+_WRITING_OPERATORS = frozenset(
+    {
+        "__setitem__",
+        "__delitem__",
+        "__iadd__",
+        "__isub__",
+        "__imul__",
+        "__imatmul__",
+        "__itruediv__",
+        "__ifloordiv__",
+        "__imod__",
+        "__ipow__",
+        "__ilshift__",
+        "__irshift__",
+        "__iand__",
+        "__ixor__",
+        "__ior__",
+    }
+)
+"""The special methods that change an object: assigning and deleting items, and `+=` and its like."""
+
+
+class Original(NamedTuple):
+    """What a stand-in knows of the model that it stands for. Small to pickle."""
+
+    source: store.ModelInImage
+    description: str
+    """Where the model was in its pipeline, and its class."""
+    methods: frozenset[str]
+    """What runs in tasks."""
+    module_classes: tuple[type, ...]
+    """torch's own module classes among the model's: what they define changes the model in known ways."""
+    redefined: frozenset[str]
+    """Names of theirs that are something else in this model."""
+    special_methods: SpecialMethods
+
+    @classmethod
+    def of(cls, model: Any, source: store.ModelInImage, path: str, method_names: Sequence[str]) -> Original:
+        """What is to be known of a model, published as `source`; methods that it lacks are passed over."""
+        kinds = tuple(kind for kind in type(model).__mro__ if kind in _MODULE_CLASSES)
+        known = _mutators(kinds) | _MODES
+        return cls(
+            source,
+            f"{path}: {type(model).__name__}",
+            frozenset({"__call__", *(name for name in method_names if callable(getattr(model, name, None)))}),
+            kinds,
+            frozenset(n for n in known if n in vars(model) or not callable(getattr(type(model), n, None))),
+            SpecialMethods.of(type(model)),
+        )
+
+    def is_mutator(self, name: str) -> bool:
+        """Whether the model's attribute is one of torch's methods that change a module."""
+        return name in _mutators(self.module_classes) and name not in self.redefined
+
+    def is_mode(self, name: str) -> bool:
+        """Whether the model's attribute is one of torch's methods that set a module's mode."""
+        return name in _MODES and bool(self.module_classes) and name not in self.redefined
+
+
+_MODULE_CLASSES = frozenset(
+    {nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict}
+)
+
+
+@functools.cache
+def _mutators(module_classes: tuple[type, ...]) -> frozenset[str]:
+    """The methods of these classes of torch that change a module."""
+    names = {name for cls in module_classes for name, value in vars(cls).items() if callable(value)}
+    return frozenset(name for name in names - _READING - _MODES if not name.startswith("__"))
+
+
+class StandIn:
+    """Stands where a model stood: its remote methods run as Ray tasks, each on a model as fresh as just loaded.
+
+    What else is asked of it, a copy of the model in this process answers, which is loaded when it is first needed and
+    shares the node's weights. What would change the model raises an `AttributeError`: the tasks would not see it.
+
+    Picklable; it works inside tasks and actors. Usable from several threads. It supports the special methods (`len`,
+    `[]`, `with`) that the model supports.
+    """
+
+    __slots__ = ("__weakref__", "_ray_zerocopy_original", "_ray_zerocopy_remote")  # all other names are the model's
+
+    _ray_zerocopy_original: Original
+    _ray_zerocopy_remote: RemoteModel
+
+    def __init__(self, original: Original) -> None:
+        object.__setattr__(self, "_ray_zerocopy_original", original)
+        object.__setattr__(self, "_ray_zerocopy_remote", RemoteModel(original.source))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model, in a Ray task; references among the arguments are resolved first, as in any task."""
+        return self._ray_zerocopy_remote.invoke("__call__", *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OWN or name in StandIn.__slots__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        original = self._ray_zerocopy_original
+        if name in original.methods:
+            return functools.partial(self._ray_zerocopy_remote.invoke, name)
+        if original.is_mode(name):
+            return functools.partial(_set_mode, self, name)
+        if original.is_mutator(name):
+            return functools.partial(_refuse_call, self, name)
+        return getattr(self._ray_zerocopy_remote.local(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _refuse(self, f"Setting .{name}")
+
+    def __delattr__(self, name: str) -> None:
+        _refuse(self, f"Deleting .{name}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._ray_zerocopy_remote.local())})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _stand_in, (public_class(self), self._ray_zerocopy_original)
+
+    def __copy__(self) -> StandIn:
+        return _stand_in(public_class(self), self._ray_zerocopy_original)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
+        return self.__copy__()
+
+    def __repr__(self) -> str:
+        return f"<{self._ray_zerocopy_original.description}, run by Ray tasks>"
+
+
+class ProgramStandIn(StandIn):
+    """Stands where a `torch.export.ExportedProgram` stood."""
+
+    __slots__ = ()
+
+    def module(self, check_guards: bool = True) -> ProgramStandIn:
+        """What is called of a program: here that is the stand-in itself."""
+        return self
+
+
+def source_of(stand_in: StandIn) -> store.ModelInImage:
+    """Where the model of a stand-in was published."""
+    return stand_in._ray_zerocopy_original.source
+
+
+def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
+    """A copy of a pipeline with a stand-in in each model's place, the models published as one object.
+
+    Raises:
+        TypeError: something in the pipeline cannot be pickled (the message gives the path to it); it holds no model,
+            or is a class or a path; or `method_names` is not a sequence of names.
+        AttributeError: no model of the pipeline has one of `method_names`; the message names it.
+    """
+    check_is_object(pipeline)
+    names = checked_names(method_names, "method names, such as ('encode',)")
+    parts = take_apart(pipeline)
+    check_holds_model(pipeline, parts.models)
+    check_has_methods(parts.models, names)
+    roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
+    image = store.publish(freeze_each(roots, external=store.is_ray_reference))
+    stand_ins = []
+    for number, (path, model) in enumerate(roots.items()):
+        cls = ProgramStandIn if isinstance(model, ExportedProgram) else StandIn
+        stand_ins.append(_stand_in(cls, Original.of(model, store.ModelInImage(image, number), path, names)))
+    rewritten: P = parts.put_together(stand_ins)
+    return rewritten
+
+
+def _stand_in(cls: type[StandIn], original: Original) -> StandIn:
+    return supporting(cls, original.special_methods, _answer_special)(original)
+
+
+def _answer_special(stand_in: StandIn, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    if name in stand_in._ray_zerocopy_original.methods:
+        return stand_in._ray_zerocopy_remote.invoke(name, *args, **kwargs)
+    if name in _WRITING_OPERATORS:
+        _refuse(stand_in, name)
+    local = stand_in._ray_zerocopy_remote.local()
+    result = apply(name, local, *args, **kwargs)
+    return stand_in if result is local else result
+
+
+def _set_mode(stand_in: StandIn, name: str, mode: bool = True) -> StandIn:
+    """As `eval` and `train` of a module: the model is in eval mode, and stays in it."""
+    if name == "train" and mode:
+        _refuse(stand_in, ".train()")
+    return stand_in
+
+
+def _refuse_call(stand_in: StandIn, name: str, *args: Any, **kwargs: Any) -> NoReturn:
+    _refuse(stand_in, f".{name}()")
+
+
+def _refuse(stand_in: StandIn, change: str) -> NoReturn:
+    raise AttributeError(
+        f"{change} would have no effect: {stand_in!r} stands for a model that was published, and tasks would go on "
+        "with it as it was published. Change the model in the pipeline that was wrapped and wrap it again, or use an "
+        "ActorWrapper, whose load() gives a pipeline that may be changed."
+    )
