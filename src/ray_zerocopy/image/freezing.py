@@ -6,6 +6,7 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from ray_zerocopy.image import leaves, paths
 from ray_zerocopy.image.arrays import is_shareable, reduce_array
 from ray_zerocopy.image.blocks import BlockTable, Met
 from ray_zerocopy.image.collection import no_collection
+from ray_zerocopy.image.compiled_functions import check_not_compiled, is_optimized_module, reduce_optimized_module
 from ray_zerocopy.image.exported import UNREADABLE, reduce_exported_program
 from ray_zerocopy.image.image import EMPTY, Block, FrozenScripts, Image, Skeleton
 from ray_zerocopy.image.modules import ModuleReducer
@@ -198,6 +200,8 @@ class _Pickler(cloudpickle.CloudPickler):
             return self._script
         if issubclass(cls, nn.Module):
             return self._module
+        if cls is FunctionType:
+            return self._function
         if issubclass(cls, OrderedDict):
             return self._ordered_dict
         if issubclass(cls, ExportedProgram):
@@ -223,8 +227,15 @@ class _Pickler(cloudpickle.CloudPickler):
         self._scripts.add(number)
         return leaves.script, (number,)
 
+    def _function(self, function: FunctionType) -> Any:
+        check_not_compiled(function)
+        return self._by_default(function)
+
     def _module(self, module: nn.Module) -> Any:
+        check_not_compiled(module)
         self._modules.append(module)
+        if is_optimized_module(type(module)):
+            return reduce_optimized_module(module)
         reduced = self._module_reducer.reduce(module)
         if reduced is not None:
             return reduced
