@@ -157,14 +157,12 @@ def _imported_and_moved(
     roots = _imported(frozen, _CPU, on_host.__getitem__)
     block_of = {storage._cdata: block for block, storage in on_host.items()}
     for tensor in _all_tensors(roots):
-        if not is_plain(tensor):
-            return None
-        storage = device_storage(block_of[tensor.untyped_storage()._cdata])
-        dtype, offset, shape, stride, _ = form_of(tensor)
-        moved = tensor_in(storage, torch.Tensor, dtype, offset, shape, stride, False)
-        if not torch._has_compatible_shallow_copy_type(tensor, moved):  # as on the meta device
-            return None
-        tensor.data = moved
+        block = block_of.get(tensor.untyped_storage()._cdata) if is_plain(tensor) else None
+        if block is not None:
+            dtype, offset, shape, stride, _ = form_of(tensor)
+            moved = tensor_in(device_storage(block), torch.Tensor, dtype, offset, shape, stride, False)
+            if torch._has_compatible_shallow_copy_type(tensor, moved):  # not on the meta device
+                tensor.data = moved
     held = [StorageWeakRef(storage) for storage in on_host.values()]
     on_host.clear()
     return roots if all(storage.expired() for storage in held) else None
