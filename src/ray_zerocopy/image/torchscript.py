@@ -209,8 +209,9 @@ def python_attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
 
 
 def _is_compiled(value: object) -> bool:
-    """Whether a module's attribute is a method or, as `torch.jit.script` leaves them, a property made of methods."""
-    return isinstance(value.fget if isinstance(value, property) else value, _C.ScriptMethod)
+    """Whether a module's attribute is a method or, as `torch.jit.script` leaves them there, a property of methods."""
+    parts = (value.fget, value.fset, value.fdel) if isinstance(value, property) else (value,)
+    return any(isinstance(part, _C.ScriptMethod) for part in parts)
 
 
 _WRAPPER_ATTRIBUTES = frozenset(vars(wrap_cpp_module(_C.ScriptModule("Empty", _C.CompilationUnit(), True))))
