@@ -38,7 +38,7 @@ class Scaled(nn.Module):
         return x @ self.weight * self.scale
 
     @torch.jit.export
-    def double(self) -> float:
+    def twice(self) -> float:
         self.scale = self.scale * 2
         return self.scale
 
@@ -58,7 +58,7 @@ def saved_and_loaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 def test_a_module_with_properties_computes_and_sets_them_as_after_torch_jit_load() -> None:
     loaded, thawed = saved_and_loaded(scripted()), thaw(freeze(scripted()))
     assert bits(thawed(X)) == bits(loaded(X)) == bits(scripted()(X))
-    assert thawed.double() == loaded.double() == 4.0
+    assert thawed.twice() == loaded.twice() == 4.0
     assert bits(thawed(X)) == bits(loaded(X)) != bits(scripted()(X))
     assert hasattr(thawed, "scale") == hasattr(loaded, "scale")
 
