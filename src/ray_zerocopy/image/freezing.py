@@ -77,10 +77,11 @@ def _freeze_each(roots: Mapping[str, Any], external: External | None, share: Seq
         shared = parts.blocks.keys()
     walk = _Walk(external)
     frozen = [walk.root(root, name) for name, root in roots.items()]
-    scripts = walk.frozen_scripts(frozen)
+    archives = walk.frozen_scripts(frozen)
     blocks, segments = walk.blocks.layout([root.met.tensors | root.met.host for root in frozen], shared)
-    skeletons = tuple(root.skeleton(blocks) for root in frozen)
-    return Image(skeletons, tuple(blocks), tuple(segments), tuple(walk.externals), scripts)
+    places = {scripts: place for place, scripts in enumerate(archives)}
+    skeletons = tuple(root.skeleton(blocks, places.get(root.scripts)) for root in frozen)
+    return Image(skeletons, tuple(blocks), tuple(segments), tuple(walk.externals), tuple(archives.values()))
 
 
 class _FrozenRoot(NamedTuple):
@@ -89,14 +90,14 @@ class _FrozenRoot(NamedTuple):
     pickled: bytes
     buffers: tuple[int, ...]
     met: Met
-    scripts: set[int]
+    scripts: frozenset[int]
 
-    def skeleton(self, blocks: Sequence[Block]) -> Skeleton:
-        """The skeleton, given where all blocks of the image lie."""
+    def skeleton(self, blocks: Sequence[Block], archive: int | None) -> Skeleton:
+        """The skeleton, given where all blocks of the image lie, and which archive is the root's."""
         in_tensors = {blocks[number].segment for number in self.met.tensors} - {EMPTY}
         on_host = {blocks[number].segment for number in self.met.host} - {EMPTY}
         segments = tuple(sorted(in_tensors | on_host)), tuple(sorted(on_host))
-        return Skeleton(self.pickled, self.buffers, tuple(sorted(self.met.tensors)), *segments)
+        return Skeleton(self.pickled, self.buffers, archive, tuple(sorted(self.met.tensors)), *segments)
 
 
 class _Walk:
@@ -132,17 +133,22 @@ class _Walk:
         frozen = _Pickler(self, modules).frozen(root)
         return _Pickler(self, ModuleReducer(leave_out=False)).frozen(root) if modules.left_out_shared else frozen
 
-    def frozen_scripts(self, roots: Sequence[_FrozenRoot]) -> tuple[FrozenScripts, ...]:
-        """The archives of all TorchScript modules met; their blocks are added to those that the roots met."""
+    def frozen_scripts(self, roots: Sequence[_FrozenRoot]) -> dict[frozenset[int], FrozenScripts]:
+        """The archives of the TorchScript modules that each root met; their blocks are added to those that it met."""
+        archives: dict[frozenset[int], FrozenScripts] = {}
+        for root in roots:
+            if root.scripts:
+                archive = archives.get(root.scripts)
+                if archive is None:
+                    archive = archives[root.scripts] = self._archive(root.scripts)
+                root.met.tensors.update(archive.blocks)
+        return archives
+
+    def _archive(self, scripts: frozenset[int]) -> FrozenScripts:
         try:
-            archives = self.scripts.finish([root.scripts for root in roots])
+            return self.scripts.archive(scripts)
         except (RuntimeError, ValueError) as error:
             raise TypeError(f"A TorchScript module of the pipeline cannot be saved: {str(error).strip()}") from error
-        for archive in archives:
-            for root in roots:
-                if not root.scripts.isdisjoint(archive.modules):
-                    root.met.tensors.update(archive.blocks)
-        return archives
 
     def _failure(self, obj: Any) -> Exception | None:
         try:
@@ -177,7 +183,7 @@ class _Pickler(cloudpickle.CloudPickler):
         recurrent = [module for module in self._modules if isinstance(module, nn.RNNBase)]
         scripts = {id(m): (m, python_attributes(m)) for m in self._modules if isinstance(m, torch.jit.ScriptModule)}
         self.dump((training, recurrent, list(scripts.values())))  # type: ignore[no-untyped-call]
-        return _FrozenRoot(self._stream.getvalue(), tuple(self._buffers), met, self._scripts)
+        return _FrozenRoot(self._stream.getvalue(), tuple(self._buffers), met, frozenset(self._scripts))
 
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)

@@ -43,6 +43,8 @@ class Skeleton(NamedTuple):
     """
     buffers: tuple[int, ...]
     """Blocks of the graph's `pickle.PickleBuffer`s (PEP 574), in the order of the stream."""
+    scripts: int | None
+    """Index into `Image.scripts`; None without TorchScript modules."""
     tensor_blocks: tuple[int, ...]
     """The graph's blocks that go where its tensors go."""
     segments: tuple[int, ...]
@@ -57,7 +59,7 @@ class Skeleton(NamedTuple):
 
 @dataclass(frozen=True)
 class FrozenScripts:
-    """TorchScript modules of an image that can only be loaded together, without their weights."""
+    """The TorchScript modules of a root, without their weights."""
 
     archive: bytes
     """Code and object graphs: a zip in the layout of `torch.package`."""
@@ -88,7 +90,7 @@ class Image:
     externals: tuple[Any, ...] = ()
     """Objects the skeletons refer to but do not hold, for whoever transports the image to carry (`ray.ObjectRef`s)."""
     scripts: tuple[FrozenScripts, ...] = ()
-    """Every TorchScript module is in one of them."""
+    """Of the roots with TorchScript modules; those with the same modules have one together."""
 
     @property
     def nbytes(self) -> int:

@@ -26,20 +26,21 @@ class HostMemory:
 
     Args:
         image: the image.
-        mapped: the segments that the host's memory must have.
+        bones: the root's skeleton.
     """
 
-    def __init__(self, image: Image, mapped: Sequence[int]) -> None:
+    def __init__(self, image: Image, bones: Skeleton) -> None:
         self.view: _engine.View | None = None
-        """Of those segments; None as long as nothing is in it."""
+        """Of the root's segments; None as long as nothing is in it."""
         self._image = image
-        self._mapped = mapped
-        self._places = {segment: place for place, segment in enumerate(mapped)}
+        self._mapped = bones.segments
+        self._places = {segment: place for place, segment in enumerate(self._mapped)}
         """Of each mapped segment its place in the View."""
         self._storages: list[torch.UntypedStorage | torch.Tensor | None] = [None] * len(image.blocks)
         """Of each block met, the storage or the first tensor around it."""
         self._windows: dict[int, Bytes] = {}
-        self._scripts: dict[int, torch.jit.ScriptModule] = {}
+        self._archive = bones.scripts
+        self._scripts: dict[int, torch.jit.ScriptModule] | None = None
 
     def host(self, number: int) -> Bytes:
         """A block's bytes in the View, writable; they keep the View alive."""
@@ -108,9 +109,8 @@ class HostMemory:
 
     def script(self, number: int) -> torch.jit.ScriptModule:
         """One of the image's TorchScript modules."""
-        if number not in self._scripts:
-            (archive,) = (archive for archive in self._image.scripts if number in archive.modules)
-            self._scripts.update(self._thawed_scripts(archive))
+        if self._scripts is None:
+            self._scripts = {} if self._archive is None else self._thawed_scripts(self._image.scripts[self._archive])
         return self._scripts[number]
 
     def _thawed_scripts(self, archive: FrozenScripts) -> dict[int, torch.jit.ScriptModule]:
@@ -130,7 +130,7 @@ class DeviceMemory(HostMemory):
     """
 
     def __init__(self, image: Image, bones: Skeleton, device: torch.device) -> None:
-        super().__init__(image, bones.host_segments)
+        super().__init__(image, bones._replace(segments=bones.host_segments))
         self._device = device
         self._pieces = _pieces(image.blocks, bones.tensor_blocks)
 

@@ -45,7 +45,7 @@ def thaw_in_view(image: Image, device: torch.device | str | None = None, *, skel
     target = torch.device("cpu" if device is None else device)
     bones = image.skeletons[skeleton]
     if target.type == "cpu":
-        return thaw_into(HostMemory(image, bones.segments), bones)
+        return thaw_into(HostMemory(image, bones), bones)
     return thaw_into(DeviceMemory(image, bones, target), bones)
 
 

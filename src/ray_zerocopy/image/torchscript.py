@@ -6,8 +6,8 @@ that its own context has instead of reading them. So the storages are registered
 weights. A storage that was not found beforehand (a quantized operator's packed weights, which exist only while they are
 written) is simply in the archive: it is right, and private to whoever thaws it.
 
-Modules that the same roots of an image need share an archive, and so do those that may share more than storages (see
-`script_groups`): an archive can only be imported as a whole, and nobody should import another's models.
+An archive holds what one root of an image needs, for it can only be imported as a whole: modules keep what they share
+(submodules, lists, objects, classes), and nobody imports another's models.
 """
 
 from __future__ import annotations
@@ -24,21 +24,19 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ray_zerocopy.image.image import FrozenScripts
 from ray_zerocopy.image.script_classes import merge_equal_classes
-from ray_zerocopy.image.script_groups import CppModule, attributes_of, descendants, grouped
 from ray_zerocopy.image.tensors import form_of, is_plain, tensor_in
 
 _C: Any = torch._C  # The stubs of torch lack most of these names.
-_CPU = torch.device("cpu")
+CppModule: TypeAlias = Any  # torch._C.ScriptModule
 
-_Paths: TypeAlias = dict[CppModule, tuple[CppModule, tuple[str, ...]]]
-"""For each module the outermost one that holds it, and the submodules' names on the way from there."""
+_CPU = torch.device("cpu")
 
 _STORAGE = re.compile(r"\.data/\d+\.storage")
 """The record of a storage in an archive."""
 
 
 class ScriptArchives:
-    """Collects ScriptModules and writes them into archives. For one thread; the modules are read, never changed.
+    """Numbers ScriptModules and writes them into archives. For one thread; the modules are read, never changed.
 
     Args:
         block_of: numbers a storage's block.
@@ -56,24 +54,15 @@ class ScriptArchives:
             self._modules.append(module)
         return number
 
-    def finish(self, needs: Sequence[AbstractSet[int]]) -> tuple[FrozenScripts, ...]:
-        """Writes the archives.
-
-        Args:
-            needs: of each root of the image, the numbers of the modules that it needs.
+    def archive(self, numbers: AbstractSet[int]) -> FrozenScripts:
+        """Writes an archive of the modules with these numbers.
 
         Raises:
             ValueError: a module holds weights packed for oneDNN, which TorchScript cannot load from anywhere.
             RuntimeError: TorchScript cannot save one of the modules (`torch.jit.save` fails alike).
         """
-        paths = self._paths()
-        users: dict[CppModule, set[int]] = {module: set() for module, (_, path) in paths.items() if not path}
-        for user, numbers in enumerate(needs):
-            for number in numbers:
-                users[paths[self._modules[number]._c][0]].add(user)
-        return tuple(self._written(group, paths) for group in grouped(users))
-
-    def _written(self, roots: Sequence[CppModule], paths: _Paths) -> FrozenScripts:
+        paths = _paths([self._modules[number]._c for number in sorted(numbers)])
+        roots = [module for module, (_, path) in paths.items() if not path]
         holder = _holder([self._modules[self._numbers[root]] for root in roots])
         buffer = io.BytesIO()
         writer = _C.PyTorchFileWriter(buffer)
@@ -90,30 +79,24 @@ class ScriptArchives:
         serializer.write_files()
         writer.write_end_of_file()
         indices = {root: index for index, root in enumerate(roots)}
-        modules = {
-            number: (indices[root], path)
-            for number, (root, path) in ((number, paths[module]) for module, number in self._numbers.items())
-            if root in indices
-        }
+        modules = {self._numbers[module]: (indices[root], path) for module, (root, path) in paths.items()}
         records = _reduced(buffer.getvalue())
         has_storages = any(_STORAGE.fullmatch(name) for name in records)
         return FrozenScripts(_archive(records), tuple(blocks), has_storages, modules)
 
-    def _paths(self) -> _Paths:
-        """For each module its outermost root among the collected ones and the way to it from there."""
-        paths: dict[CppModule, tuple[CppModule, tuple[str, ...]]] = {}
-        inner: set[CppModule] = set()
-        for root in self._numbers:
-            for _, module in descendants(root):
-                if module in self._numbers:
-                    inner.add(module)
-        for root in self._numbers:
-            if root not in inner:
-                paths[root] = (root, ())
-                for path, module in descendants(root):
-                    if module in inner:
-                        paths.setdefault(module, (root, path))
-        return paths
+
+def _paths(modules: Sequence[CppModule]) -> dict[CppModule, tuple[CppModule, tuple[str, ...]]]:
+    """For each module the outermost one of them that holds it, and the submodules' names on the way from there."""
+    wanted = set(modules)
+    inner = {module for root in modules for _, module in _descendants(root) if module in wanted}
+    paths: dict[CppModule, tuple[CppModule, tuple[str, ...]]] = {}
+    for root in modules:
+        if root not in inner:
+            paths[root] = (root, ())
+            for path, module in _descendants(root):
+                if module in inner:
+                    paths.setdefault(module, (root, path))
+    return paths
 
 
 def thaw_scripts(
@@ -122,7 +105,7 @@ def thaw_scripts(
     """The modules of an archive, by their numbers, on the CPU.
 
     Args:
-        frozen: one of those that `ScriptArchives.finish` returned.
+        frozen: what `ScriptArchives.archive` returned.
         storage_of: gives the storage of a block. The modules' tensors lie in these storages and keep them alive.
     """
     return _placed(frozen, _imported(frozen, _CPU, storage_of))
@@ -138,7 +121,7 @@ def thaw_scripts_onto(
 
     Args:
         device: where the modules' tensors shall be.
-        frozen: one of those that `ScriptArchives.finish` returned.
+        frozen: what `ScriptArchives.archive` returned.
         host_storage: gives a storage on the CPU with a block's bytes, which is only read, and is not kept.
         device_storage: gives a block's storage on the device, the same one each time.
     """
@@ -255,14 +238,21 @@ def _holder(roots: list[torch.jit.ScriptModule]) -> CppModule:
     return holder
 
 
+def _descendants(module: CppModule, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], CppModule]]:
+    for name, child in _C.ModuleDict(module).items():
+        yield (*path, name), child
+        yield from _descendants(child, (*path, name))
+
+
 def _all_tensors(roots: Sequence[CppModule]) -> Iterator[torch.Tensor]:
     """The tensors that the serializer meets: attributes of every kind, and constants in the code."""
     modules = dict.fromkeys(roots)
     for root in roots:
-        modules.update(dict.fromkeys(module for _, module in descendants(root)))
+        modules.update(dict.fromkeys(module for _, module in _descendants(root)))
     for module in modules:
         yield from (parameter for _, parameter in _C.ParameterDict(module).items())
-        for name, kind in attributes_of(module):
+        attributes = _C.ConcreteModuleType.from_jit_type(module._type()).get_attributes()
+        for name, (kind, _) in attributes.items():
             if _may_hold_tensors(kind):
                 yield from _tensors(module.getattr(name))
         for name in module._method_names():

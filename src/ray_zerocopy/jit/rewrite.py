@@ -64,8 +64,7 @@ def extract_tensors_minimal(script_module: torch.jit.ScriptModule) -> tuple[byte
         return len(names) - 1
 
     archives = ScriptArchives(number)
-    module_number = archives.add(script_module)
-    (frozen,) = archives.finish([{module_number}])
+    frozen = archives.archive({archives.add(script_module)})
     return pickle.dumps((frozen, names)), arrays
 
 
