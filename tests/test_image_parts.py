@@ -86,14 +86,14 @@ def unreadable_but(image: Image, skeleton: int) -> tuple[FrozenScripts, ...]:
 def test_the_script_modules_of_a_root_are_one_archive_which_roots_with_the_same_modules_share() -> None:
     modules = [scripted(), scripted(), {"deep": scripted()}]
     assert len(freeze_each({"pipeline": modules, "reversed": modules[::-1]}).scripts) == 1
-    (first, _), (deep, _) = ((a.modules, a.blocks) for a in freeze_each({"a": modules[0], "b": modules[2]}).scripts)
-    assert (len(first), len(deep)) == (1, 1)
+    one, other = freeze_each({"one": modules[0], "other": modules[1]}).scripts
+    assert (len(one.modules), len(other.modules)) == (1, 1)
 
 
 def test_a_root_that_is_part_of_another_roots_script_module_takes_that_part_only() -> None:
     whole = torch.jit.script(nn.Sequential(nn.Linear(64, 1024), nn.Linear(1024, 64)).eval())
     image = freeze_each({"whole": whole, "part": getattr(whole, "1")})
-    assert mapped(image, 0) == weight_bytes(whole)
+    assert weight_bytes(whole) <= mapped(image, 0) < weight_bytes(whole) + 1024
     assert weight_bytes(getattr(whole, "1")) <= mapped(image, 1) < 0.6 * weight_bytes(whole)
     x = torch.randn(2, 1024)
     assert bits(thaw(image, skeleton=1)(x)) == bits(getattr(whole, "1")(x))
