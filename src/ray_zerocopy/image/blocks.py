@@ -33,7 +33,7 @@ class Span:
 
 
 class Met(NamedTuple):
-    """The numbers of the blocks that the walk over one root met."""
+    """The numbers of the blocks that a walk met."""
 
     tensors: set[int]
     """Those that go where the tensors go."""
@@ -45,11 +45,15 @@ class BlockTable:
     """The blocks met so far, each numbered once however often it is met. Not for use by several threads at once."""
 
     def __init__(self) -> None:
-        self.met = Met(set(), set())
-        """Where `add` notes what it is given; whoever begins the walk over another root puts a new one here."""
+        self._met = Met(set(), set())
         self._numbers: dict[tuple[int, int], int] = {}
         self._owners: list[Any] = []
         self._sizes: list[int] = []
+
+    def begin(self) -> Met:
+        """Begins a walk: what `add` is given from now on is noted in what this returns, until the next walk begins."""
+        self._met = Met(set(), set())
+        return self._met
 
     def add(self, address: int, nbytes: int, owner: Any, *, host: bool = False) -> int:
         """Number the `nbytes` bytes at `address`, which stay valid as long as `owner` lives.
@@ -65,7 +69,7 @@ class BlockTable:
         if number == len(self._owners):
             self._owners.append(owner)
             self._sizes.append(nbytes)
-        (self.met.host if host else self.met.tensors).add(number)
+        (self._met.host if host else self._met.tensors).add(number)
         return number
 
     def nbytes(self, number: int) -> int:

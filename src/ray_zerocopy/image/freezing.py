@@ -138,10 +138,10 @@ class _Walk:
         archives: dict[frozenset[int], FrozenScripts] = {}
         for root in roots:
             if root.scripts:
-                archive = archives.get(root.scripts)
-                if archive is None:
-                    archive = archives[root.scripts] = self._archive(root.scripts)
-                root.met.tensors.update(archive.blocks)
+                if root.scripts not in archives:
+                    self.blocks.begin()
+                    archives[root.scripts] = self._archive(root.scripts)
+                root.met.tensors.update(archives[root.scripts].blocks)
         return archives
 
     def _archive(self, scripts: frozenset[int]) -> FrozenScripts:
@@ -177,7 +177,7 @@ class _Pickler(cloudpickle.CloudPickler):
         self._reducers: dict[type, _Reducer] = {}
 
     def frozen(self, root: Any) -> _FrozenRoot:
-        met = self._walk.blocks.met = Met(set(), set())
+        met = self._walk.blocks.begin()
         self.dump(root)  # type: ignore[no-untyped-call]
         training = _training(self._modules)
         recurrent = [module for module in self._modules if isinstance(module, nn.RNNBase)]
