@@ -28,18 +28,19 @@ class CompiledProgram:
 
     Raises:
         ValueError: the package needs a constant that `constants` lacks.
-        RuntimeError: the library in the package cannot be loaded here.
+        RuntimeError: this torch is too old for it; or the library in the package cannot be loaded here.
         zipfile.BadZipFile: `package` is no package.
     """
 
     def __init__(self, package: bytes, constants: Mapping[str, torch.Tensor]) -> None:
+        loader = _loader_class()
         self._package = package
         self._constants = dict(constants)
         # The loader would unpack a file by itself, into a folder that stays behind when the process is killed.
         self._folder = tempfile.TemporaryDirectory(prefix="aotinductor-")
         with zipfile.ZipFile(io.BytesIO(package)) as archive:
             archive.extractall(self._folder.name)
-        self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(self._folder.name, "model", False, 1, -1)
+        self._loader = loader(self._folder.name, "model", False, 1, -1)
         if self._loader.get_metadata()["AOTI_DEVICE_KEY"] == "cpu":
             self._folder.cleanup()  # The library is mapped. A GPU's kernels are read when they first run.
         names = self._loader.get_constant_fqns()
@@ -60,10 +61,14 @@ class CompiledProgram:
 
         Raises:
             ValueError: the program was saved without its example inputs.
+            RuntimeError: this torch is too old for it.
         """
-        from torch._inductor import aot_compile
+        _loader_class()
+        from torch._inductor import aot_compile, config
         from torch._inductor.package.package import package_aoti
 
+        if missing := [name for name in _OPTIONS if not hasattr(config.aot_inductor, name)]:
+            raise RuntimeError(_too_old(f"inductor's option aot_inductor.{missing[0]}"))
         outside = {
             "aot_inductor.package": True,
             "aot_inductor.package_constants_in_so": False,
@@ -98,6 +103,23 @@ class CompiledProgram:
 
     def __reduce__(self) -> tuple[type[CompiledProgram], tuple[bytes, dict[str, torch.Tensor]]]:
         return type(self), (self._package, self._constants)
+
+
+_OPTIONS = ("package", "package_constants_in_so", "package_constants_on_disk_format")
+"""Of inductor's options for `aot_inductor`, those that keep constants out of the package."""
+
+
+def _loader_class() -> Any:
+    """Torch's loader of packages; raises a RuntimeError where it cannot use constants where they are."""
+    loader = getattr(getattr(torch._C, "_aoti", None), "AOTIModelPackageLoader", None)
+    load_constants = getattr(loader, "load_constants", None)
+    if load_constants is None or "user_managed" not in (load_constants.__doc__ or ""):  # where its signature stands
+        raise RuntimeError(_too_old("a loader of packages that uses constants where they are"))
+    return loader
+
+
+def _too_old(lacking: str) -> str:
+    return f"CompiledProgram needs {lacking}; torch {torch.__version__} lacks it, torch 2.13 has it"
 
 
 def _borrowed(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Set as AbstractSet
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ray_zerocopy.image.image import Block, Bytes, Segment
+from ray_zerocopy.image.image import EMPTY, Block, Bytes, Segment
 
 _SMALL = 1 << 16
 """Bytes up to which it pays to copy a block rather than to have a segment for it."""
@@ -29,21 +32,44 @@ class Span:
         self.__array_interface__ = {"data": (address, True), "shape": (nbytes,), "typestr": "|u1", "version": 3}
 
 
+class Met(NamedTuple):
+    """The numbers of the blocks that a walk met."""
+
+    tensors: set[int]
+    """Those that go where the tensors go."""
+    host: set[int]
+    """Those that stay in the host's memory."""
+
+
 class BlockTable:
     """The blocks met so far, each numbered once however often it is met. Not for use by several threads at once."""
 
     def __init__(self) -> None:
+        self._met = Met(set(), set())
         self._numbers: dict[tuple[int, int], int] = {}
         self._owners: list[Any] = []
         self._sizes: list[int] = []
 
-    def add(self, address: int, nbytes: int, owner: Any) -> int:
-        """Number the `nbytes` bytes at `address`, which stay valid as long as `owner` lives."""
+    def begin(self) -> Met:
+        """Begins a walk: what `add` is given from now on is noted in what this returns, until the next walk begins."""
+        self._met = Met(set(), set())
+        return self._met
+
+    def add(self, address: int, nbytes: int, owner: Any, *, host: bool = False) -> int:
+        """Number the `nbytes` bytes at `address`, which stay valid as long as `owner` lives.
+
+        Args:
+            address: of the first byte.
+            nbytes: how many.
+            owner: what keeps them in place.
+            host: whether they stay in the host's memory when the tensors go to a device.
+        """
         key = (address if nbytes else 0, nbytes)
         number = self._numbers.setdefault(key, len(self._owners))
         if number == len(self._owners):
             self._owners.append(owner)
             self._sizes.append(nbytes)
+        (self._met.host if host else self._met.tensors).add(number)
         return number
 
     def nbytes(self, number: int) -> int:
@@ -54,30 +80,38 @@ class BlockTable:
         """The address and size of every block."""
         return set(self._numbers)
 
-    def layout(self, shared: set[tuple[int, int]] | None = None) -> tuple[list[Block], list[Segment]]:
+    def layout(
+        self, roots: Sequence[AbstractSet[int]], shared: set[tuple[int, int]] | None = None
+    ) -> tuple[list[Block], list[Segment]]:
         """Lay the blocks out as disjoint segments: blocks that overlap share one.
 
-        Small ones are copied into one segment together, for each segment costs whoever loads it.
+        Small ones are copied into one segment together, for each segment costs whoever loads it; but only with those
+        that the same roots need, for each root maps its segments whole.
 
         Args:
+            roots: of each root, the blocks that it needs.
             shared: limits sharing: of a segment with none of these blocks each process gets a copy (`bytes`). None:
                 share all.
         """
-        blocks = [Block(-1, 0, 0)] * len(self._owners)
+        users: list[int] = [0] * len(self._owners)
+        for root, numbers in enumerate(roots):
+            for number in numbers:
+                users[number] |= 1 << root
+        blocks = [Block(EMPTY, 0, 0)] * len(self._owners)
         segments: list[Segment] = []
-        small: list[_Run] = []
+        small: dict[int, list[_Run]] = {}
         # In the order in which they were met, which is much like that of their use: pages are taken in in this order.
         for run in sorted(self._runs(), key=_Run.first):
             if shared is not None and shared.isdisjoint(run.keys()):
                 run.place(blocks, len(segments))
                 segments.append(run.memory().tobytes())
             elif run.nbytes <= _SMALL:
-                small.append(run)
+                small.setdefault(run.users(users), []).append(run)
             else:
                 run.place(blocks, len(segments))
                 segments.append(run.memory().data)
-        if small:
-            segments.append(_packed(small, blocks, len(segments)))
+        for runs in small.values():
+            segments.append(_packed(runs, blocks, len(segments)))
         return blocks, segments
 
     def _runs(self) -> Iterator[_Run]:
@@ -114,6 +148,10 @@ class _Run:
     def first(self) -> int:
         """The number of the block that was met first."""
         return min(number for _, _, number in self._blocks)
+
+    def users(self, of_blocks: Sequence[int]) -> int:
+        """The roots that need one of the blocks, as a set of bits, given those of every block."""
+        return functools.reduce(operator.or_, (of_blocks[number] for _, _, number in self._blocks))
 
     def keys(self) -> Iterator[tuple[int, int]]:
         return ((address, nbytes) for address, nbytes, _ in self._blocks)

@@ -6,7 +6,8 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +17,16 @@ from torch.export import ExportedProgram
 from torch.nn.utils import parametrize
 
 from ray_zerocopy.image import leaves, paths
-from ray_zerocopy.image.arrays import ARRAYS, reduce_array
-from ray_zerocopy.image.blocks import BlockTable
+from ray_zerocopy.image.arrays import is_shareable, reduce_array
+from ray_zerocopy.image.blocks import BlockTable, Met
 from ray_zerocopy.image.collection import no_collection
+from ray_zerocopy.image.compiled_functions import check_not_compiled, is_optimized_module, reduce_optimized_module
 from ray_zerocopy.image.exported import UNREADABLE, reduce_exported_program
-from ray_zerocopy.image.image import FrozenScripts, Image, Skeleton
+from ray_zerocopy.image.image import EMPTY, Block, FrozenScripts, Image, Skeleton
 from ray_zerocopy.image.modules import ModuleReducer
 from ray_zerocopy.image.parametrized import reduce_parametrized
 from ray_zerocopy.image.tensors import STORAGES, StorageCollector
-from ray_zerocopy.image.torchscript import ScriptArchive, python_attributes
+from ray_zerocopy.image.torchscript import ScriptArchives, python_attributes
 
 _Reducer = Callable[[Any], Any]
 
@@ -71,15 +73,31 @@ def _freeze_each(roots: Mapping[str, Any], external: External | None, share: Seq
     shared = None
     if share is not None:
         parts = _Walk(external)
-        for part in share:
-            parts.skeleton(part, "pipeline")
-        parts.frozen_scripts()
+        parts.frozen_scripts([parts.root(part, "pipeline") for part in share])
         shared = parts.blocks.keys()
     walk = _Walk(external)
-    skeletons = [walk.skeleton(root, name) for name, root in roots.items()]
-    scripts = walk.frozen_scripts()
-    blocks, segments = walk.blocks.layout(shared)
-    return Image(tuple(skeletons), tuple(blocks), tuple(segments), tuple(walk.externals), scripts)
+    frozen = [walk.root(root, name) for name, root in roots.items()]
+    archives = walk.frozen_scripts(frozen)
+    blocks, segments = walk.blocks.layout([root.met.tensors | root.met.host for root in frozen], shared)
+    places = {scripts: place for place, scripts in enumerate(archives)}
+    skeletons = tuple(root.skeleton(blocks, places.get(root.scripts)) for root in frozen)
+    return Image(skeletons, tuple(blocks), tuple(segments), tuple(walk.externals), tuple(archives.values()))
+
+
+class _FrozenRoot(NamedTuple):
+    """A skeleton, and what the walk over its root met: the blocks, and TorchScript modules by their numbers."""
+
+    pickled: bytes
+    buffers: tuple[int, ...]
+    met: Met
+    scripts: frozenset[int]
+
+    def skeleton(self, blocks: Sequence[Block], archive: int | None) -> Skeleton:
+        """The skeleton, given where all blocks of the image lie, and which archive is the root's."""
+        in_tensors = {blocks[number].segment for number in self.met.tensors} - {EMPTY}
+        on_host = {blocks[number].segment for number in self.met.host} - {EMPTY}
+        segments = tuple(sorted(in_tensors | on_host)), tuple(sorted(on_host))
+        return Skeleton(self.pickled, self.buffers, archive, tuple(sorted(self.met.tensors)), *segments)
 
 
 class _Walk:
@@ -88,7 +106,7 @@ class _Walk:
     def __init__(self, external: External | None) -> None:
         self.blocks = BlockTable()
         self.storages = StorageCollector(self.blocks)
-        self.scripts = ScriptArchive(self.storages.block)
+        self.scripts = ScriptArchives(self.storages.block)
         self.is_external = external
         self.externals: list[Any] = []
         self._external_numbers: dict[int, int] = {}
@@ -99,9 +117,9 @@ class _Walk:
             self.externals.append(obj)
         return leaves.external, (number,)
 
-    def skeleton(self, root: Any, name: str) -> Skeleton:
+    def root(self, root: Any, name: str) -> _FrozenRoot:
         try:
-            return self._skeleton(root)
+            return self._root(root)
         except Exception as error:
             # Any exception: the reducers of the user's own classes may raise whatever they like.
             path, cause = paths.deepest_failing(root, name, self._failure)
@@ -110,21 +128,31 @@ class _Walk:
                 "make this part anew in the worker, or leave it out in its owner's __getstate__."
             ) from error
 
-    def _skeleton(self, root: Any) -> Skeleton:
+    def _root(self, root: Any) -> _FrozenRoot:
         modules = ModuleReducer()
-        skeleton = _Pickler(self, modules).skeleton(root)
-        return _Pickler(self, ModuleReducer(leave_out=False)).skeleton(root) if modules.left_out_shared else skeleton
+        frozen = _Pickler(self, modules).frozen(root)
+        return _Pickler(self, ModuleReducer(leave_out=False)).frozen(root) if modules.left_out_shared else frozen
 
-    def frozen_scripts(self) -> FrozenScripts | None:
-        """The archive of all TorchScript modules met; writing it meets their blocks."""
+    def frozen_scripts(self, roots: Sequence[_FrozenRoot]) -> dict[frozenset[int], FrozenScripts]:
+        """The archives of the TorchScript modules that each root met; their blocks are added to those that it met."""
+        archives: dict[frozenset[int], FrozenScripts] = {}
+        for root in roots:
+            if root.scripts:
+                if root.scripts not in archives:
+                    self.blocks.begin()
+                    archives[root.scripts] = self._archive(root.scripts)
+                root.met.tensors.update(archives[root.scripts].blocks)
+        return archives
+
+    def _archive(self, scripts: frozenset[int]) -> FrozenScripts:
         try:
-            return self.scripts.finish()
+            return self.scripts.archive(scripts)
         except (RuntimeError, ValueError) as error:
             raise TypeError(f"A TorchScript module of the pipeline cannot be saved: {str(error).strip()}") from error
 
     def _failure(self, obj: Any) -> Exception | None:
         try:
-            _Walk(self.is_external)._skeleton(obj)
+            _Walk(self.is_external)._root(obj)
         except Exception as error:
             return error
         return None
@@ -145,15 +173,17 @@ class _Pickler(cloudpickle.CloudPickler):
         self._module_reducer = modules
         self._buffers: list[int] = []
         self._modules: list[nn.Module] = []
+        self._scripts: set[int] = set()
         self._reducers: dict[type, _Reducer] = {}
 
-    def skeleton(self, root: Any) -> Skeleton:
+    def frozen(self, root: Any) -> _FrozenRoot:
+        met = self._walk.blocks.begin()
         self.dump(root)  # type: ignore[no-untyped-call]
         training = _training(self._modules)
         recurrent = [module for module in self._modules if isinstance(module, nn.RNNBase)]
         scripts = {id(m): (m, python_attributes(m)) for m in self._modules if isinstance(m, torch.jit.ScriptModule)}
         self.dump((training, recurrent, list(scripts.values())))  # type: ignore[no-untyped-call]
-        return Skeleton(self._stream.getvalue(), tuple(self._buffers))
+        return _FrozenRoot(self._stream.getvalue(), tuple(self._buffers), met, frozenset(self._scripts))
 
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
@@ -170,12 +200,14 @@ class _Pickler(cloudpickle.CloudPickler):
             return self._walk.storages.reduce
         if issubclass(cls, torch.Tensor):
             return self._tensor
-        if cls in ARRAYS:
+        if issubclass(cls, np.ndarray) and is_shareable(cls):
             return self._array
         if issubclass(cls, torch.jit.ScriptModule):
             return self._script
         if issubclass(cls, nn.Module):
             return self._module
+        if cls is FunctionType:
+            return self._function
         if issubclass(cls, OrderedDict):
             return self._ordered_dict
         if issubclass(cls, ExportedProgram):
@@ -197,10 +229,19 @@ class _Pickler(cloudpickle.CloudPickler):
 
     def _script(self, module: torch.jit.ScriptModule) -> tuple[Any, ...]:
         self._modules.append(module)
-        return leaves.script, (self._walk.scripts.add(module),)
+        number = self._walk.scripts.add(module)
+        self._scripts.add(number)
+        return leaves.script, (number,)
+
+    def _function(self, function: FunctionType) -> Any:
+        check_not_compiled(function)
+        return self._by_default(function)
 
     def _module(self, module: nn.Module) -> Any:
+        check_not_compiled(module)
         self._modules.append(module)
+        if is_optimized_module(type(module)):
+            return reduce_optimized_module(module)
         reduced = self._module_reducer.reduce(module)
         if reduced is not None:
             return reduced
@@ -218,7 +259,7 @@ class _Pickler(cloudpickle.CloudPickler):
         except (BufferError, ValueError):  # not contiguous, or empty: numpy has no view of it
             return True
         address = flat.__array_interface__["data"][0]
-        self._buffers.append(self._walk.blocks.add(address, flat.nbytes, buffer))
+        self._buffers.append(self._walk.blocks.add(address, flat.nbytes, buffer, host=True))
         return False
 
 

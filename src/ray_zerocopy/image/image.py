@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Bytes = npt.NDArray[np.uint8]
 Segment = bytes | memoryview
+
+
+EMPTY = -1
+"""What a block without bytes has for a segment."""
 
 
 class Block(NamedTuple):
@@ -21,7 +26,7 @@ class Block(NamedTuple):
     """
 
     segment: int
-    """Index into `Image.segments`; -1 for an empty block."""
+    """Index into `Image.segments`; `EMPTY` for a block without bytes."""
     offset: int
     """Bytes from the start of the segment."""
     nbytes: int
@@ -38,18 +43,33 @@ class Skeleton(NamedTuple):
     """
     buffers: tuple[int, ...]
     """Blocks of the graph's `pickle.PickleBuffer`s (PEP 574), in the order of the stream."""
+    scripts: int | None
+    """Index into `Image.scripts`; None without TorchScript modules."""
+    tensor_blocks: tuple[int, ...]
+    """The graph's blocks that go where its tensors go."""
+    segments: tuple[int, ...]
+    """The segments that hold blocks of the graph."""
+    host_segments: tuple[int, ...]
+    """Those of them with blocks that stay in the host's memory when the tensors go to a device."""
+
+    def mapped_segments(self, device: torch.device) -> tuple[int, ...]:
+        """The segments that whoever thaws the graph onto this device needs in the host's memory."""
+        return self.segments if device.type == "cpu" else self.host_segments
 
 
 @dataclass(frozen=True)
 class FrozenScripts:
-    """The TorchScript modules of an image, without their weights."""
+    """The TorchScript modules of a root, without their weights."""
 
     archive: bytes
     """Code and object graphs: a zip in the layout of `torch.package`."""
     blocks: tuple[int, ...]
     """The block of each storage, at the number that the archive has for it."""
-    modules: tuple[tuple[int, tuple[str, ...]], ...]
-    """Where each module is: its root's place in the archive, and the submodules' names on the way from that root."""
+    has_storages: bool
+    """Whether the archive holds storages of its own, too: those that exist only while they are written."""
+    modules: Mapping[int, tuple[int, tuple[str, ...]]]
+    """Where each module is, by its number in the image: the place in the archive of the outermost module that holds it,
+    and the submodules' names on the way from there."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,8 @@ class Image:
     """Disjoint, C-contiguous bytes."""
     externals: tuple[Any, ...] = ()
     """Objects the skeletons refer to but do not hold, for whoever transports the image to carry (`ray.ObjectRef`s)."""
-    scripts: FrozenScripts | None = None
+    scripts: tuple[FrozenScripts, ...] = ()
+    """Of the roots with TorchScript modules; those with the same modules have one together."""
 
     @property
     def nbytes(self) -> int:
@@ -86,6 +107,6 @@ def _image(
     blocks: tuple[Block, ...],
     segments: Sequence[Segment],
     externals: tuple[Any, ...],
-    scripts: FrozenScripts | None,
+    scripts: tuple[FrozenScripts, ...],
 ) -> Image:
     return Image(skeletons, blocks, tuple(segments), externals, scripts)

@@ -35,8 +35,8 @@ def whole_tensor(cls: type, block: int, dtype: Any, shape: Any, requires_grad: b
     _refuse()
 
 
-def array(block: int, offset: int, shape: Any, strides: Any, dtype: Any, writeable: bool) -> Any:
-    """A `numpy.ndarray` in a block; `offset` and `strides` in bytes."""
+def array(block: int, offset: int, shape: Any, strides: Any, dtype: Any, writeable: bool, cls: Any = None) -> Any:
+    """A `numpy.ndarray` in a block, of class `cls` if that is given; `offset` and `strides` in bytes."""
     _refuse()
 
 

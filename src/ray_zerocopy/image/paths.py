@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ray_zerocopy.image.compiled_functions import is_compiled_function
 from ray_zerocopy.image.exported import UNREADABLE
 
 _LEAVES = (str, bytes, int, float, complex, type(None), type, torch.Tensor, np.ndarray, torch.jit.ScriptModule)
@@ -16,7 +17,7 @@ _LEAVES = (str, bytes, int, float, complex, type(None), type, torch.Tensor, np.n
 
 def children(obj: Any) -> Iterator[tuple[str, Any]]:
     """What `obj` holds, each with the suffix that leads to it; modules' tensors and submodules by their names."""
-    if isinstance(obj, _LEAVES) or type(obj).__name__ == UNREADABLE:
+    if isinstance(obj, _LEAVES) or type(obj).__name__ == UNREADABLE or is_compiled_function(obj):
         return
     if isinstance(obj, Mapping):
         for key, value in obj.items():

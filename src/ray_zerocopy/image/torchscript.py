@@ -1,30 +1,42 @@
-"""TorchScript modules as leaves of an image: their code goes into an archive, their storages become blocks.
+"""TorchScript modules as leaves of an image: their code goes into archives, their storages become blocks.
 
 The route is that of `torch.package`: a `ScriptModuleSerializer` writes the code and the object graph of any number of
 modules into one archive and leaves out each storage that its context already knows; the importer takes the storages
 that its own context has instead of reading them. So the storages are registered beforehand, and the archive holds no
 weights. A storage that was not found beforehand (a quantized operator's packed weights, which exist only while they are
 written) is simply in the archive: it is right, and private to whoever thaws it.
+
+An archive holds what one root of an image needs, for it can only be imported as a whole: modules keep what they share
+(submodules, lists, objects, classes), and nobody imports another's models.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeAlias
 
 import torch
 from torch.jit._recursive import wrap_cpp_module
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ray_zerocopy.image.image import FrozenScripts
 from ray_zerocopy.image.script_classes import merge_equal_classes
+from ray_zerocopy.image.tensors import form_of, is_plain, tensor_in
 
 _C: Any = torch._C  # The stubs of torch lack most of these names.
 CppModule: TypeAlias = Any  # torch._C.ScriptModule
 
+_CPU = torch.device("cpu")
 
-class ScriptArchive:
-    """Collects ScriptModules and writes them into one archive. For one thread; the modules are read, never changed.
+_STORAGE = re.compile(r"\.data/\d+\.storage")
+"""The record of a storage in an archive."""
+
+
+class ScriptArchives:
+    """Numbers ScriptModules and writes them into archives. For one thread; the modules are read, never changed.
 
     Args:
         block_of: numbers a storage's block.
@@ -36,23 +48,21 @@ class ScriptArchive:
         self._modules: list[torch.jit.ScriptModule] = []
 
     def add(self, module: torch.jit.ScriptModule) -> int:
-        """The module's number in `FrozenScripts.modules`: the same for the same C++ module."""
+        """The module's number, by which `FrozenScripts.modules` has it: the same for the same C++ module."""
         number = self._numbers.setdefault(module._c, len(self._modules))
         if number == len(self._modules):
             self._modules.append(module)
         return number
 
-    def finish(self) -> FrozenScripts | None:
-        """Writes the archive; None if there is nothing to write.
+    def archive(self, numbers: AbstractSet[int]) -> FrozenScripts:
+        """Writes an archive of the modules with these numbers.
 
         Raises:
             ValueError: a module holds weights packed for oneDNN, which TorchScript cannot load from anywhere.
             RuntimeError: TorchScript cannot save one of the modules (`torch.jit.save` fails alike).
         """
-        if not self._numbers:
-            return None
-        paths = self._paths()
-        roots = [module for module in self._numbers if not paths[module][1]]
+        paths = _paths([self._modules[number]._c for number in sorted(numbers)])
+        roots = [module for module, (_, path) in paths.items() if not path]
         holder = _holder([self._modules[self._numbers[root]] for root in roots])
         buffer = io.BytesIO()
         writer = _C.PyTorchFileWriter(buffer)
@@ -60,46 +70,91 @@ class ScriptArchive:
         context = serializer.storage_context()
         blocks: list[int] = []
         for tensor in _all_tensors(roots):
-            storage = tensor.untyped_storage()
-            if not context.has_storage(storage):
-                context.get_or_add_storage(storage)  # numbers them from 0 on
-                blocks.append(self._block_of(storage))
+            for part in _strided_parts(tensor):
+                storage = part.untyped_storage()
+                if not context.has_storage(storage):
+                    context.get_or_add_storage(storage)  # numbers them from 0 on
+                    blocks.append(self._block_of(storage))
         serializer.serialize(holder, 0)
         serializer.write_files()
         writer.write_end_of_file()
         indices = {root: index for index, root in enumerate(roots)}
-        modules = tuple((indices[root], path) for root, path in (paths[module] for module in self._numbers))
-        archive = _reduced(buffer.getvalue())
-        return FrozenScripts(archive, tuple(blocks), modules)
+        modules = {self._numbers[module]: (indices[root], path) for module, (root, path) in paths.items()}
+        records = _reduced(buffer.getvalue())
+        has_storages = any(_STORAGE.fullmatch(name) for name in records)
+        return FrozenScripts(_archive(records), tuple(blocks), has_storages, modules)
 
-    def _paths(self) -> dict[CppModule, tuple[CppModule, tuple[str, ...]]]:
-        """For each module its outermost root among the collected ones and the way to it from there."""
-        paths: dict[CppModule, tuple[CppModule, tuple[str, ...]]] = {}
-        inner: set[CppModule] = set()
-        for root in self._numbers:
-            for _, module in _descendants(root):
-                if module in self._numbers:
-                    inner.add(module)
-        for root in self._numbers:
-            if root not in inner:
-                paths[root] = (root, ())
-                for path, module in _descendants(root):
-                    if module in inner:
-                        paths.setdefault(module, (root, path))
-        return paths
+
+def _paths(modules: Sequence[CppModule]) -> dict[CppModule, tuple[CppModule, tuple[str, ...]]]:
+    """For each module the outermost one of them that holds it, and the submodules' names on the way from there."""
+    wanted = set(modules)
+    inner = {module for root in modules for _, module in _descendants(root) if module in wanted}
+    paths: dict[CppModule, tuple[CppModule, tuple[str, ...]]] = {}
+    for root in modules:
+        if root not in inner:
+            paths[root] = (root, ())
+            for path, module in _descendants(root):
+                if module in inner:
+                    paths.setdefault(module, (root, path))
+    return paths
 
 
 def thaw_scripts(
-    frozen: FrozenScripts, device: torch.device, storage_of: Callable[[int], torch.UntypedStorage]
-) -> list[torch.jit.ScriptModule]:
-    """The modules of an archive, in the order of their numbers.
+    frozen: FrozenScripts, storage_of: Callable[[int], torch.UntypedStorage]
+) -> dict[int, torch.jit.ScriptModule]:
+    """The modules of an archive, by their numbers, on the CPU.
 
     Args:
-        frozen: what `ScriptArchive.finish` returned.
-        device: where the modules' tensors shall be; elsewhere than on the CPU they are copies.
-        storage_of: gives the storage, on the CPU, of a block. The modules' tensors lie in these storages and keep them
-            alive.
+        frozen: what `ScriptArchives.archive` returned.
+        storage_of: gives the storage of a block. The modules' tensors lie in these storages and keep them alive.
     """
+    return _placed(frozen, _imported(frozen, _CPU, storage_of))
+
+
+def thaw_scripts_onto(
+    device: torch.device,
+    frozen: FrozenScripts,
+    host_storage: Callable[[int], torch.UntypedStorage],
+    device_storage: Callable[[int], torch.UntypedStorage],
+) -> dict[int, torch.jit.ScriptModule]:
+    """The modules of an archive, by their numbers, on another device.
+
+    Args:
+        device: where the modules' tensors shall be.
+        frozen: what `ScriptArchives.archive` returned.
+        host_storage: gives a storage on the CPU with a block's bytes, which is only read, and is not kept.
+        device_storage: gives a block's storage on the device, the same one each time.
+    """
+    roots = None if frozen.has_storages else _imported_and_moved(frozen, host_storage, device_storage)
+    # The importer itself can move tensors of all kinds; but it copies for each archive, and for constants once more.
+    return _placed(frozen, roots or _imported(frozen, device, host_storage))
+
+
+def _imported_and_moved(
+    frozen: FrozenScripts,
+    host_storage: Callable[[int], torch.UntypedStorage],
+    device_storage: Callable[[int], torch.UntypedStorage],
+) -> list[CppModule] | None:
+    """The outermost modules, each of their tensors moved into its device storage; None if not all could be moved."""
+    on_host = {block: host_storage(block) for block in frozen.blocks}
+    roots = _imported(frozen, _CPU, on_host.__getitem__)
+    block_of = {storage._cdata: block for block, storage in on_host.items()}
+    for tensor in _all_tensors(roots):
+        block = block_of.get(tensor.untyped_storage()._cdata) if is_plain(tensor) else None
+        if block is not None:
+            dtype, offset, shape, stride, _ = form_of(tensor)
+            moved = tensor_in(device_storage(block), torch.Tensor, dtype, offset, shape, stride, False)
+            if torch._has_compatible_shallow_copy_type(tensor, moved):  # not on the meta device
+                tensor.data = moved
+    held = [StorageWeakRef(storage) for storage in on_host.values()]
+    on_host.clear()
+    return roots if all(storage.expired() for storage in held) else None
+
+
+def _imported(
+    frozen: FrozenScripts, device: torch.device, storage_of: Callable[[int], torch.UntypedStorage]
+) -> list[CppModule]:
+    """The outermost modules of an archive."""
     reader = _C.PyTorchFileReader(io.BytesIO(frozen.archive))
     context = _C.DeserializationStorageContext()
     for number, block in enumerate(frozen.blocks):
@@ -107,13 +162,19 @@ def thaw_scripts(
         context.add_storage(f"{number}.storage", tensor.set_(storage_of(block)))
     # In a unit of its own, all class names of the archive are free. Modules keep their unit alive.
     holder = _C._import_ir_module_from_package(_C.CompilationUnit(), reader, context, device, "0")
-    roots = [wrap_cpp_module(module) for module in holder.getattr("modules")]
-    modules = []
-    for index, path in frozen.modules:
-        module = roots[index]
+    modules: list[CppModule] = list(holder.getattr("modules"))
+    return modules
+
+
+def _placed(frozen: FrozenScripts, roots: Sequence[CppModule]) -> dict[int, torch.jit.ScriptModule]:
+    """The modules of an archive by their numbers, given its outermost ones."""
+    wrapped = [wrap_cpp_module(root) for root in roots]
+    modules = {}
+    for number, (index, path) in frozen.modules.items():
+        module = wrapped[index]
         for name in path:
             module = module._modules[name]
-        modules.append(module)
+        modules[number] = module
     return modules
 
 
@@ -126,15 +187,21 @@ def python_attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
     return {
         name: value
         for name, value in vars(wrapper).items()
-        if name not in _WRAPPER_ATTRIBUTES and not isinstance(value, _C.ScriptMethod)
+        if name not in _WRAPPER_ATTRIBUTES and not _is_compiled(value)
     }
+
+
+def _is_compiled(value: object) -> bool:
+    """Whether a module's attribute is a method or, as `torch.jit.script` leaves them there, a property of methods."""
+    parts = (value.fget, value.fset, value.fdel) if isinstance(value, property) else (value,)
+    return any(isinstance(part, _C.ScriptMethod) for part in parts)
 
 
 _WRAPPER_ATTRIBUTES = frozenset(vars(wrap_cpp_module(_C.ScriptModule("Empty", _C.CompilationUnit(), True))))
 
 
-def _reduced(archive: bytes) -> bytes:
-    """The archive less what would only be parsed at each load and kept by each worker.
+def _reduced(archive: bytes) -> dict[str, bytes]:
+    """The records of an archive less what would only be parsed at each load and kept by each worker.
 
     That is classes that another one equals, and the table that leads from the code to lines of Python source (a tenth
     of a load; errors show the TorchScript code).
@@ -146,9 +213,13 @@ def _reduced(archive: bytes) -> bytes:
         for name in reader.get_all_records()
         if name.startswith(".data/") and name != ".data/serialization_id" and not name.endswith(".debug_pkl")
     }
+    return merge_equal_classes(records)
+
+
+def _archive(records: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     writer = _C.PyTorchFileWriter(buffer)
-    for name, record in merge_equal_classes(records).items():
+    for name, record in records.items():
         writer.write_record(name, record, len(record))
     writer.write_end_of_file()
     return buffer.getvalue()
@@ -173,8 +244,8 @@ def _descendants(module: CppModule, path: tuple[str, ...] = ()) -> Iterator[tupl
         yield from _descendants(child, (*path, name))
 
 
-def _all_tensors(roots: list[CppModule]) -> Iterator[torch.Tensor]:
-    """The tensors that the serializer will meet: attributes of every kind, and constants in the code."""
+def _all_tensors(roots: Sequence[CppModule]) -> Iterator[torch.Tensor]:
+    """The tensors that the serializer meets: attributes of every kind, and constants in the code."""
     modules = dict.fromkeys(roots)
     for root in roots:
         modules.update(dict.fromkeys(module for _, module in _descendants(root)))
@@ -217,7 +288,7 @@ def constants_of(method: Any) -> Iterator[object]:
 
 def _tensors(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        yield from _strided_parts(value)
+        yield value
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _tensors(key)

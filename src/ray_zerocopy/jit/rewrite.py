@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from ray_zerocopy.image import Thawed
-from ray_zerocopy.image.torchscript import ScriptArchive, thaw_scripts
+from ray_zerocopy.image.torchscript import ScriptArchives, thaw_scripts
 from ray_zerocopy.numpy_bridge import as_array, as_tensors
 
 Arrays: TypeAlias = OrderedDict[str, npt.NDArray[Any]]
@@ -63,9 +63,9 @@ def extract_tensors_minimal(script_module: torch.jit.ScriptModule) -> tuple[byte
         names.append(name)
         return len(names) - 1
 
-    archive = ScriptArchive(number)
-    archive.add(script_module)
-    return pickle.dumps((archive.finish(), names)), arrays
+    archives = ScriptArchives(number)
+    frozen = archives.archive({archives.add(script_module)})
+    return pickle.dumps((frozen, names)), arrays
 
 
 def replace_tensors(data: bytes, tensors: Mapping[str, npt.NDArray[Any]]) -> torch.jit.ScriptModule:
@@ -101,7 +101,7 @@ def put_back(data: bytes, tensors: Mapping[str, npt.NDArray[Any]]) -> Thawed:
     def storage_of(number: int) -> torch.UntypedStorage:
         return _found(placed, names[number]).untyped_storage()
 
-    (module,) = thaw_scripts(frozen, torch.device("cpu"), storage_of)
+    (module,) = thaw_scripts(frozen, storage_of).values()
     return Thawed(module, view)
 
 
