@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-import ray_zerocopy  # noqa: F401  (an editable install rebuilds the extension here if C++ changed)
+import ray_zerocopy._engine  # noqa: F401  (an editable install rebuilds the extension here if C++ changed)
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 
