@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from ray_zerocopy import store_connection
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 
 _log = logging.getLogger("ray_zerocopy")
@@ -61,13 +63,27 @@ def fetch(source: Any) -> tuple[Image, int]:
 def load(source: Any, device: torch.device | str | None = None) -> Thawed:
     """Fetch and thaw; where the weights could not be shared, say so once in this process, and why."""
     image, skeleton = fetch(source)
-    thawed = thaw_in_view(image, device, skeleton=skeleton)
+    thawed = _pinned(thaw_in_view(image, device, skeleton=skeleton))
+    if thawed is None:
+        owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
+        thawed = thaw_in_view(owned, device, skeleton=skeleton)
     if thawed.view is not None:
         with contextlib.suppress(OSError):  # no thread to be had: then the first call takes its page faults itself
             thawed.view.prefault()
         unshared = sum(len(segment) for segment in image.segments if isinstance(segment, bytes))
         if thawed.view.copied_bytes - unshared > _SMALL:
             _say_unshared(thawed.view.private_copy_reason)
+    return thawed
+
+
+def _pinned(thawed: Thawed) -> Thawed | None:
+    """`thawed`, its weights safe from what `ray.shutdown()` lets go of; None where that cannot be had."""
+    view = thawed.view
+    if view is not None and view.copied_bytes < view.nbytes and store_connection.may_outlast_ray():
+        connection = store_connection.hold()
+        if connection is None:
+            return None
+        view.keep(connection)
     return thawed
 
 
