@@ -1,10 +1,12 @@
-"""Weights stay what they are: after `ray.shutdown()` in a cluster that goes on, and in both processes of a fork."""
+"""Weights stay what they are: in both processes of a fork, and after `ray.shutdown()` in a cluster that goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from memory import bits
 from pipelines import Worker
 from ray.cluster_utils import Cluster
-from test_lifetime import open_files_and_threads, store_in_use, until
+from test_lifetime import store_in_use, until
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,31 +39,207 @@ def address() -> Iterator[str]:
     cluster.shutdown()
 
 
-@pytest.fixture(autouse=True)
-def connected(address: str) -> None:
-    connect(address)
-    assert until(lambda: store_in_use() < 1 << 20)  # what earlier tests used
-
-
 def connect(address: str) -> None:
-    ray.init(address, log_to_driver=False, ignore_reinit_error=True)
+    ray.init(address, log_to_driver=False)
+
+
+@pytest.fixture(scope="module")
+def worker(address: str) -> Any:
+    connect(address)
+    return Worker.remote()
 
 
 def model() -> nn.Module:
     return nn.Linear(1024, 2048, bias=False).eval().requires_grad_(False)
 
 
+def weight_bits(loaded: nn.Module) -> bytes:
+    return bits(loaded.weight)
+
+
 def fill_the_store() -> list[ray.ObjectRef[Any]]:
     """Other objects wherever there is room."""
-    return [ray.put(np.full(1 << 20, number, np.uint8)) for number in range((_STORE - 2 * _WEIGHTS) >> 20)]
+    return [ray.put(np.full(2 << 20, number, np.uint8)) for number in range((_STORE - 2 * _WEIGHTS) >> 21)]
 
 
-def loaded_in_an_actor(weights: nn.Module) -> Any:
-    """An actor that has the model, and the only pin on it."""
-    worker = Worker.remote()
+def load(worker: Any, weights: nn.Module) -> None:
+    """Has the worker load the model, and hold the only pin on it."""
+    assert until(lambda: store_in_use() < 1 << 20)  # what earlier tests used
     ray.get(worker.load.remote(ActorWrapper(weights)))
     gc.collect()
-    return worker
+
+
+def drop(loaded: nn.Module) -> None:
+    loaded._parameters.clear()
+    gc.collect()
+
+
+def drop_in_a_forked_child(loaded: nn.Module) -> int:
+    """The child's exit status, as the functions below."""
+    child = os.fork()
+    if child == 0:
+        drop(loaded)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def drop_in_a_grandchild(loaded: nn.Module) -> int:
+    child = os.fork()
+    if child == 0:
+        os._exit(drop_in_a_forked_child(loaded))
+    return os.waitpid(child, 0)[1]
+
+
+def drop_and_exit(loaded: nn.Module) -> None:
+    drop(loaded)
+    sys.exit(0)
+
+
+def drop_in_a_multiprocessing_child(loaded: nn.Module) -> int | None:
+    child = multiprocessing.get_context("fork").Process(target=drop_and_exit, args=(loaded,))
+    child.start()
+    child.join()
+    return child.exitcode
+
+
+class Rows(Dataset[torch.Tensor]):
+    """Holds the model, and lets go of it with the first row."""
+
+    def __init__(self, loaded: nn.Module) -> None:
+        self.model: nn.Module | None = loaded
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        if self.model is None:
+            return torch.empty(0)
+        result = self.model.weight[row].clone()
+        drop(self.model)
+        self.model = None
+        return result
+
+
+def drop_in_the_workers_of_a_data_loader(loaded: nn.Module) -> int:
+    rows = list(DataLoader(Rows(loaded), batch_size=None, num_workers=2, multiprocessing_context="fork"))
+    return 0 if torch.equal(rows[0], loaded.weight[0]) else 1
+
+
+@pytest.mark.parametrize(
+    "drop_in_child",
+    [
+        drop_in_a_forked_child,
+        drop_in_a_grandchild,
+        drop_in_a_multiprocessing_child,
+        drop_in_the_workers_of_a_data_loader,
+    ],
+)
+def test_a_forked_child_that_drops_what_it_inherited_leaves_its_parents_weights_alone(
+    worker: Any, drop_in_child: Callable[[nn.Module], int]
+) -> None:
+    weights = model()
+    load(worker, weights)
+    assert ray.get(worker.do.remote(drop_in_child)) == 0
+    filler = fill_the_store()
+    assert ray.get(worker.do.remote(weight_bits)) == weight_bits(weights)
+    del filler
+    ray.get(worker.drop.remote())
+
+
+class Child:
+    """A forked process that keeps the model, and tells its weights when asked."""
+
+    def __init__(self, loaded: nn.Module) -> None:
+        asked, self.ask = os.pipe()
+        self.answer, answer = os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            os.close(self.ask)
+            if os.read(asked, 1):
+                with open(answer, "wb") as out:
+                    out.write(weight_bits(loaded))
+            os._exit(0)
+        os.close(asked)
+        os.close(answer)
+
+    def weights(self) -> bytes:
+        """The child's; it ends."""
+        os.write(self.ask, b"?")
+        os.close(self.ask)
+        with open(self.answer, "rb") as answer:
+            weights = answer.read()
+        os.waitpid(self.process, 0)
+        return weights
+
+
+_children: list[Child] = []
+"""In the worker."""
+
+
+def fork(loaded: nn.Module) -> None:
+    _children.append(Child(loaded))
+
+
+def weights_of_child(_: Any) -> bytes:
+    return _children.pop().weights()
+
+
+def collect(_: Any) -> None:
+    gc.collect()
+
+
+def descriptors(kind: str) -> int:
+    """How many pipes, or sockets, this process has open."""
+    count = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that listed them
+            count += os.readlink(f"/proc/self/fd/{descriptor}").startswith(kind)
+    return count
+
+
+def pipes(_: Any) -> int:
+    return descriptors("pipe")
+
+
+def test_a_forked_child_has_its_weights_after_its_parent_dropped_the_model(worker: Any) -> None:
+    weights = model()
+    load(worker, weights)
+    before = ray.get(worker.do.remote(pipes))
+    ray.get(worker.do.remote(fork))
+    ray.get(worker.drop.remote())
+    ray.get(worker.do.remote(collect))
+    filler = fill_the_store()
+    assert ray.get(worker.do.remote(weights_of_child)) == weight_bits(weights)
+    del filler
+    # The worker runs nothing of the package any more, and yet:
+    assert until(lambda: store_in_use() < 1 << 20)
+    assert ray.get(worker.do.remote(pipes)) == before
+
+
+EXITING_CHILD = """
+import mmap, os, sys
+import numpy as np
+from ray_zerocopy import _engine
+
+class Told:
+    def __init__(self):
+        self.process = os.getpid()
+    def __del__(self):
+        print("given back", "by a child" if os.getpid() != self.process else "by its owner", flush=True)
+
+view = _engine.View([bytes(64)])
+view.keep(Told())
+array = view.segment(0)
+if os.fork() == 0:
+    sys.exit(0)
+os.wait()
+del view, array
+"""
+
+
+def test_a_child_whose_interpreter_ends_gives_nothing_back() -> None:
+    said = subprocess.run([sys.executable, "-c", EXITING_CHILD], check=True, capture_output=True, text=True).stdout
+    assert said == "given back by its owner\n"
 
 
 def private_bytes_at(address: int) -> int:
@@ -78,175 +256,25 @@ def private_bytes_at(address: int) -> int:
     raise AssertionError("nothing is mapped there")
 
 
-def weight_bits(loaded: nn.Module) -> bytes:
-    return bits(loaded.weight)
-
-
-# ray.shutdown()
-
-
-def test_weights_are_the_same_after_shutdown_and_init_in_the_same_cluster(address: str) -> None:
-    weights = model()
-    loaded = ActorWrapper(weights).load()
+def test_weights_stay_what_they_are_and_shared_through_shutdowns_in_a_cluster_that_goes_on(address: str) -> None:
+    weights = [model(), model()]
+    loaded = []
+    for one in weights:
+        ray.shutdown()
+        connect(address)
+        loaded.append(ActorWrapper(one).load())
     ray.shutdown()
     connect(address)
     filler = fill_the_store()
-    assert weight_bits(loaded) == weight_bits(weights)
-    assert private_bytes_at(loaded.weight.data_ptr()) == 0  # shared still, not copied
-    del filler
-
-
-def test_weights_of_several_connections_are_right_side_by_side(address: str) -> None:
-    weights = [model() for _ in range(3)]
-    loaded = []
-    for one in weights:
-        connect(address)
-        loaded.append(ActorWrapper(one).load())
-        ray.shutdown()
-    connect(address)
-    filler = fill_the_store()
     assert [weight_bits(one) for one in loaded] == [weight_bits(one) for one in weights]
+    assert [private_bytes_at(one.weight.data_ptr()) for one in loaded] == [0, 0]
     del filler
 
 
-def test_weights_kept_after_a_shutdown_leave_the_store_with_their_model_and_no_descriptor_stays(address: str) -> None:
-    def round_trip() -> None:
-        loaded = ActorWrapper(model()).load()
-        ray.shutdown()
-        connect(address)
-        assert until(lambda: store_in_use() >= _WEIGHTS)
-        del loaded
-        gc.collect()
-        assert until(lambda: store_in_use() < 1 << 20)
-
-    round_trip()
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        round_trip()
-    assert len(os.listdir("/proc/self/fd")) <= before + 2  # Ray's own vary
-
-
-# A child that drops what it inherited
-
-
-def drop_in_a_forked_child(loaded: nn.Module, leave: Callable[[], None]) -> int:
-    """The child's exit status."""
-    child = os.fork()
-    if child == 0:
-        drop(loaded)
-        leave()
-    return os.waitpid(child, 0)[1]
-
-
-def drop(loaded: nn.Module) -> None:
-    loaded._parameters.clear()
-    gc.collect()
-
-
-def drop_in_a_multiprocessing_child(loaded: nn.Module) -> int:
-    child = multiprocessing.get_context("fork").Process(target=drop, args=(loaded,))
-    child.start()
-    child.join()
-    return child.exitcode or 0
-
-
-class Rows(Dataset[torch.Tensor]):
-    """Holds the model, and lets go of it with the last row."""
-
-    def __init__(self, loaded: nn.Module) -> None:
-        self.model: nn.Module | None = loaded
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, row: int) -> torch.Tensor:
-        if self.model is None:
-            return torch.empty(0)
-        result = self.model.weight[row].clone()
-        drop(self.model)
-        self.model = None
-        return result
-
-
-def drop_in_the_workers_of_a_data_loader(loaded: nn.Module) -> int:
-    rows = list(DataLoader(Rows(loaded), batch_size=None, num_workers=2, multiprocessing_context="fork"))
-    return 0 if torch.equal(rows[0], loaded.weight[0]) else 1
-
-
-CHILDREN = {
-    "os._exit": lambda loaded: drop_in_a_forked_child(loaded, lambda: os._exit(0)),
-    "sys.exit": lambda loaded: drop_in_a_forked_child(loaded, lambda: sys.exit(0)),
-    "multiprocessing": drop_in_a_multiprocessing_child,
-    "DataLoader": drop_in_the_workers_of_a_data_loader,
-}
-
-
-@pytest.mark.parametrize("children", CHILDREN)
-def test_a_forked_child_that_drops_what_it_inherited_leaves_its_parents_weights_alone(children: str) -> None:
-    weights = model()
-    worker = loaded_in_an_actor(weights)
-    assert ray.get(worker.do.remote(CHILDREN[children])) == 0
-    filler = fill_the_store()
-    assert ray.get(worker.do.remote(weight_bits)) == weight_bits(weights)
-    del filler
-
-
-# A parent that drops what its child has
-
-
-class Child:
-    """A forked process that keeps the model and tells its weights when asked."""
-
-    def __init__(self, loaded: nn.Module) -> None:
-        self.asked, self.ask = os.pipe()
-        self.answer, answered = os.pipe()
-        self.process = os.fork()
-        if self.process == 0:
-            os.close(self.ask)
-            if os.read(self.asked, 1):
-                with open(answered, "wb") as out:
-                    out.write(weight_bits(loaded))
-            os._exit(0)
-        os.close(answered)
-
-    def weights(self) -> bytes:
-        """The child's; it ends."""
-        os.write(self.ask, b"?")
-        with open(self.answer, "rb") as answer:
-            weights = answer.read()
-        self.end()
-        return weights
-
-    def end(self) -> None:
-        os.close(self.ask)
-        os.close(self.asked)
-        os.waitpid(self.process, 0)
-
-
-@ray.remote(num_cpus=0)
-class Forking:
-    """An actor that forks while it has a model, and then drops it."""
-
-    def __init__(self, wrapper: ActorWrapper) -> None:
-        self.before = open_files_and_threads()
-        loaded = wrapper.load()
-        self.child = Child(loaded)
-
-    def weights_of_child(self) -> bytes:
-        return self.child.weights()
-
-    def files_and_threads_more(self) -> tuple[int, int]:
-        files, threads = open_files_and_threads()
-        return files - self.before[0], threads - self.before[1]
-
-
-def test_a_forked_child_has_its_weights_after_its_parent_dropped_the_model_and_nothing_stays_behind() -> None:
-    weights = model()
-    worker = Forking.remote(ActorWrapper(weights))
-    ray.get(worker.files_and_threads_more.remote())
-    gc.collect()
-    filler = fill_the_store()
-    assert ray.get(worker.weights_of_child.remote()) == weight_bits(weights)
-    del filler
-    assert until(lambda: store_in_use() < 1 << 20)  # though nothing of the package runs in the actor any more
-    assert until(lambda: ray.get(worker.files_and_threads_more.remote()) <= (1, 0))
+def test_the_store_has_its_room_again_when_a_model_goes_that_outlived_a_shutdown(address: str) -> None:
+    loaded = ActorWrapper(model()).load()
+    ray.shutdown()
+    held = descriptors("socket")
+    drop(loaded)
+    assert descriptors("socket") < held  # the connection, and with it the pins
+    connect(address)
