@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +24,8 @@ from test_lifetime import store_in_use, until
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ray_zerocopy import ActorWrapper
+from ray_zerocopy import ActorWrapper, store
+from ray_zerocopy.image import freeze
 
 _STORE = 80 << 20
 _WEIGHTS = 8 << 20
@@ -53,8 +56,9 @@ def model() -> nn.Module:
     return nn.Linear(1024, 2048, bias=False).eval().requires_grad_(False)
 
 
-def weight_bits(loaded: nn.Module) -> bytes:
-    return bits(loaded.weight)
+def digest(loaded: nn.Module) -> str:
+    """Of the weights."""
+    return hashlib.sha256(bits(loaded.weight)).hexdigest()
 
 
 def fill_the_store() -> list[ray.ObjectRef[Any]]:
@@ -141,7 +145,7 @@ def test_a_forked_child_that_drops_what_it_inherited_leaves_its_parents_weights_
     load(worker, weights)
     assert ray.get(worker.do.remote(drop_in_child)) == 0
     filler = fill_the_store()
-    assert ray.get(worker.do.remote(weight_bits)) == weight_bits(weights)
+    assert ray.get(worker.do.remote(digest)) == digest(weights)
     del filler
     ray.get(worker.drop.remote())
 
@@ -156,20 +160,19 @@ class Child:
         if self.process == 0:
             os.close(self.ask)
             if os.read(asked, 1):
-                with open(answer, "wb") as out:
-                    out.write(weight_bits(loaded))
+                os.write(answer, digest(loaded).encode())
             os._exit(0)
         os.close(asked)
         os.close(answer)
 
-    def weights(self) -> bytes:
-        """The child's; it ends."""
+    def digest(self) -> str:
+        """Of the child's weights; it ends."""
         os.write(self.ask, b"?")
         os.close(self.ask)
-        with open(self.answer, "rb") as answer:
-            weights = answer.read()
+        with open(self.answer) as answer:
+            found = answer.read()
         os.waitpid(self.process, 0)
-        return weights
+        return found
 
 
 _children: list[Child] = []
@@ -180,8 +183,8 @@ def fork(loaded: nn.Module) -> None:
     _children.append(Child(loaded))
 
 
-def weights_of_child(_: Any) -> bytes:
-    return _children.pop().weights()
+def digest_in_child(_: Any) -> str:
+    return _children.pop().digest()
 
 
 def collect(_: Any) -> None:
@@ -209,7 +212,7 @@ def test_a_forked_child_has_its_weights_after_its_parent_dropped_the_model(worke
     ray.get(worker.drop.remote())
     ray.get(worker.do.remote(collect))
     filler = fill_the_store()
-    assert ray.get(worker.do.remote(weights_of_child)) == weight_bits(weights)
+    assert ray.get(worker.do.remote(digest_in_child)) == digest(weights)
     del filler
     # The worker runs nothing of the package any more, and yet:
     assert until(lambda: store_in_use() < 1 << 20)
@@ -266,7 +269,7 @@ def test_weights_stay_what_they_are_and_shared_through_shutdowns_in_a_cluster_th
     ray.shutdown()
     connect(address)
     filler = fill_the_store()
-    assert [weight_bits(one) for one in loaded] == [weight_bits(one) for one in weights]
+    assert [digest(one) for one in loaded] == [digest(one) for one in weights]
     assert [private_bytes_at(one.weight.data_ptr()) for one in loaded] == [0, 0]
     del filler
 
@@ -278,3 +281,34 @@ def test_the_store_has_its_room_again_when_a_model_goes_that_outlived_a_shutdown
     drop(loaded)
     assert descriptors("socket") < held  # the connection, and with it the pins
     connect(address)
+
+
+@contextlib.contextmanager
+def hidden_connection() -> Iterator[None]:
+    """Takes the descriptors of the connection to the store out of this process: they travel from it to itself."""
+    names = {node["ObjectStoreSocketName"] for node in ray.nodes()}
+    taken: list[int] = []
+    sender, receiver = socket.socketpair()
+    with sender, receiver, open(os.devnull) as nothing:
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                if connection.getpeername() in names:
+                    socket.send_fds(sender, [b"."], [descriptor])
+                    os.dup2(nothing.fileno(), descriptor)
+                    taken.append(descriptor)
+        yield
+        for descriptor in taken:
+            _, (again,), _, _ = socket.recv_fds(receiver, 1, 1)
+            os.dup2(again, descriptor)
+            os.close(again)
+
+
+def test_weights_are_a_private_copy_where_the_connection_to_the_store_is_not_found() -> None:
+    weights = model()
+    image, _ = store.fetch(store.publish(freeze(weights)))
+    with hidden_connection():
+        loaded = store.load(image)
+    assert loaded.view is not None
+    assert loaded.view.copied_bytes == loaded.view.nbytes
+    assert digest(loaded.root) == digest(weights)
+    assert ray.get(ray.put(image.nbytes)) == image.nbytes

@@ -12,7 +12,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from ray_zerocopy import store_connection
+from ray_zerocopy import _engine, store_connection
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 
 _log = logging.getLogger("ray_zerocopy")
@@ -61,10 +61,13 @@ def fetch(source: Any) -> tuple[Image, int]:
 
 
 def load(source: Any, device: torch.device | str | None = None) -> Thawed:
-    """Fetch and thaw; where the weights could not be shared, say so once in this process, and why."""
+    """Fetch and thaw; where the weights could not be shared, say so once in this process, and why.
+
+    They stay what they are for as long as the result lives, also after `ray.shutdown()`.
+    """
     image, skeleton = fetch(source)
-    thawed = _pinned(thaw_in_view(image, device, skeleton=skeleton))
-    if thawed is None:
+    thawed = thaw_in_view(image, device, skeleton=skeleton)
+    if not _stays_pinned(thawed.view):
         owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
         thawed = thaw_in_view(owned, device, skeleton=skeleton)
     if thawed.view is not None:
@@ -76,15 +79,14 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
     return thawed
 
 
-def _pinned(thawed: Thawed) -> Thawed | None:
-    """`thawed`, its weights safe from what `ray.shutdown()` lets go of; None where that cannot be had."""
-    view = thawed.view
-    if view is not None and view.copied_bytes < view.nbytes and store_connection.may_outlast_ray():
-        connection = store_connection.hold()
-        if connection is None:
-            return None
+def _stays_pinned(view: _engine.View | None) -> bool:
+    """Whether the View's bytes stay what they are until it goes, whatever becomes of this process's Ray meanwhile."""
+    if view is None or view.copied_bytes == view.nbytes or not store_connection.outlives_ray():
+        return True
+    connection = store_connection.hold()
+    if connection is not None:
         view.keep(connection)
-    return thawed
+    return connection is not None
 
 
 _unshared_said = threading.Event()

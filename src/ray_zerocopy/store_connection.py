@@ -1,13 +1,14 @@
 """A driver's connection to its node's object store, held open for as long as weights need it.
 
-Ray pins an object for a connection, and `ray.shutdown()` closes the connection. In a cluster that goes on, the store then
-puts other objects into the place of weights that the driver still has mapped. The store sees a connection end when its
-last descriptor is closed: a duplicate of the driver's keeps all its pins.
+Ray pins an object for a connection, and `ray.shutdown()` closes the connection. In a cluster that goes on, the store
+then puts other objects in the place of weights that the driver still has mapped. The store sees a connection end when
+the last descriptor of its socket is closed: a duplicate of the driver's descriptor keeps all its pins.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import stat
@@ -18,54 +19,64 @@ import ray
 
 
 class StoreConnection:
-    """Duplicates of the descriptors of one connection; they are closed with this object, and never used."""
+    """Duplicates of one connection's descriptors. They are never used, and closed when this object goes."""
 
-    def __init__(self, descriptors: list[int]) -> None:
+    def __init__(self, descriptors: dict[int, int]) -> None:
         self._descriptors = descriptors
 
     def __del__(self) -> None:
-        for descriptor in self._descriptors:
+        for descriptor in self._descriptors.values():
             os.close(descriptor)
 
+    @property
     def sockets(self) -> set[int]:
         """The inodes of the sockets."""
-        return {os.fstat(descriptor).st_ino for descriptor in self._descriptors}
+        return set(self._descriptors)
 
 
 _held: weakref.WeakValueDictionary[str, StoreConnection] = weakref.WeakValueDictionary()
-"""By the identifier that the driver had in that connection."""
+"""By the identifier that this driver had in the connection."""
 
 
-def may_outlast_ray() -> bool:
-    """Whether this process may go on after `ray.shutdown()`: a driver does, a worker ends with its raylet."""
-    try:
-        return ray.is_initialized() and Path(f"/proc/{os.getppid()}/comm").read_text().strip() != "raylet"
-    except OSError:
-        return True
+def outlives_ray() -> bool:
+    """Whether this process is connected to Ray, and goes on after `ray.shutdown()`.
+
+    A driver does; a worker, whose parent is its raylet, ends with it.
+    """
+    with contextlib.suppress(OSError):  # the parent cannot be seen from here: a raylet could be
+        if Path(f"/proc/{os.getppid()}/comm").read_text() == "raylet\n":
+            return False
+    return ray.is_initialized()
 
 
 def hold() -> StoreConnection | None:
-    """The present connection of this driver, held open until the result is gone; None if its sockets are not found."""
+    """Hold this driver's present connection open until the result is gone; None if its sockets are not found."""
     context = ray.get_runtime_context()
-    held = _held.get(context.get_worker_id())
+    driver = context.get_worker_id()
+    held = _held.get(driver)
     if held is None:
-        names = {node["ObjectStoreSocketName"] for node in ray.nodes() if node["NodeID"] == context.get_node_id()}
-        descriptors = _duplicates(names, set().union(*(earlier.sockets() for earlier in list(_held.values()))))
-        held = StoreConnection(descriptors) if descriptors else None
-        if held is not None:
-            _held[context.get_worker_id()] = held
+        earlier = set[int]().union(*(connection.sockets for connection in list(_held.values())))
+        descriptors = _duplicates(_store_names(context.get_node_id()), earlier)
+        if not descriptors:
+            return None
+        held = _held[driver] = StoreConnection(descriptors)
     return held
 
 
-def _duplicates(peers: set[str], left_out: set[int]) -> list[int]:
-    """A new descriptor for each socket of this process whose peer has one of the names, but for some inodes."""
+@functools.lru_cache(maxsize=1)
+def _store_names(node: str) -> frozenset[str]:
+    """The address of a node's object store."""
+    return frozenset(found["ObjectStoreSocketName"] for found in ray.nodes() if found["NodeID"] == node)
+
+
+def _duplicates(peers: frozenset[str], left_out: set[int]) -> dict[int, int]:
+    """A new descriptor of each socket of this process that is connected to one of the peers, by the socket's inode."""
     found: dict[int, int] = {}
     for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # closed meanwhile, or not connected
+        with contextlib.suppress(OSError):  # closed meanwhile, or a socket that is not connected
             status = os.fstat(int(entry))
-            if not stat.S_ISSOCK(status.st_mode) or status.st_ino in left_out or status.st_ino in found:
-                continue
-            with socket.socket(fileno=os.dup(int(entry))) as connection:
-                if connection.family == socket.AF_UNIX and connection.getpeername() in peers:
-                    found[status.st_ino] = connection.detach()
-    return list(found.values())
+            if stat.S_ISSOCK(status.st_mode) and status.st_ino not in left_out and status.st_ino not in found:
+                with socket.socket(fileno=os.dup(int(entry))) as connection:
+                    if connection.family == socket.AF_UNIX and connection.getpeername() in peers:
+                        found[status.st_ino] = connection.detach()
+    return found
