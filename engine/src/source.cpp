@@ -75,6 +75,8 @@ struct Source::Registry {
   void forget_ended_forks() {
     if (alive.empty() && kept.empty()) {
       forks.clear();
+    }
+    if (forks.empty()) {
       return;
     }
     const std::vector<int> hung_up = System::real().wait_for_hangup(ends(), std::chrono::milliseconds(0)).value;
@@ -107,11 +109,11 @@ struct Source::Registry {
     if (has_waiting_thread || waiting_is_over || !has_anything_to_wait_for()) {
       return;
     }
+    has_waiting_thread = true;
     try {
       std::thread(&Registry::give_back_in_time, this).detach();
-      has_waiting_thread = true;
     } catch (const std::system_error&) {
-      // Whoever makes or drops the next Source looks instead.
+      has_waiting_thread = false;  // Whoever makes or drops the next Source looks instead.
     }
   }
 
@@ -130,8 +132,11 @@ struct Source::Registry {
       } else if (has_anything_to_wait_for()) {
         const std::vector<int> pipes = ends();
         lock.unlock();
-        static_cast<void>(System::real().wait_for_hangup(pipes, kLookAgain));
+        const bool has_waited = System::real().wait_for_hangup(pipes, kLookAgain).ok();
         lock.lock();
+        if (!has_waited) {
+          break;
+        }
       } else {
         break;
       }

@@ -406,7 +406,7 @@ class LinuxSystem final : public System {
     }
     std::vector<int> hung_up;
     for (const pollfd& answer : asked) {
-      if ((answer.revents & POLLHUP) != 0) {
+      if ((static_cast<unsigned>(answer.revents) & static_cast<unsigned>(POLLHUP)) != 0) {
         hung_up.push_back(answer.fd);
       }
     }
