@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 import torch
-from memory import private_bytes
+from memory import bits, private_bytes
 from torch import nn
 
 
@@ -26,6 +26,29 @@ class Classifier(nn.Module):
 
     def describe(self, x: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
         return self.hidden(x) * scale
+
+
+def encoder(layers: int = 12) -> nn.TransformerEncoder:
+    """A plain transformer encoder, 28 MB a layer: twelve are BERT-base without its embeddings."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(768, 12, 3072, activation="gelu", batch_first=True)
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
+
+
+def vectors(seed: int = 0, length: int = 32) -> torch.Tensor:
+    """What an encoder takes."""
+    return torch.randn(1, length, 768, generator=torch.Generator().manual_seed(seed))
+
+
+def encoded(model: Any, x: torch.Tensor) -> bytes:
+    """The bits of what an encoder gives."""
+    with torch.no_grad():
+        return bits(model(x))
+
+
+def warm_up_encoder() -> None:
+    """A forward pass of one layer: all that more layers import and allocate once."""
+    encoded(encoder(layers=1), vectors())
 
 
 class TwoModels:
