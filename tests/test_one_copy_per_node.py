@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import ray
 import torch
 from bert import bert, output, token_ids, warm_up_bert
-from memory import bits, own_bytes, tensors_of, weight_bytes
-from pipelines import Worker, encoded, encoder, vectors, warm_up_encoder
+from memory import bits, file_behind_weights, own_bytes, weight_bytes
+from pipelines import Worker, add_one, encoded, encoder, vectors, warm_up_encoder
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_zerocopy import ActorWrapper
-
-
-def add_one(model: Any) -> None:
-    with torch.no_grad():
-        for tensor in tensors_of(model):
-            tensor.add_(1)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -70,7 +62,7 @@ def test_a_model_wrapped_on_one_node_is_one_copy_on_another() -> None:
     nodes = Cluster()
     try:
         for _ in range(2):
-            nodes.add_node(num_cpus=2, object_store_memory=600 << 20, include_dashboard=False)
+            nodes.add_node(num_cpus=1, object_store_memory=600 << 20, include_dashboard=False)
         ray.init(nodes.address, log_to_driver=False)
         nodes.wait_for_nodes()
         wrapper = ActorWrapper(model)
@@ -91,15 +83,3 @@ def test_a_model_wrapped_on_one_node_is_one_copy_on_another() -> None:
     finally:
         ray.shutdown()
         nodes.shutdown()
-
-
-def file_behind_weights(model: Any) -> tuple[str, int, int]:
-    """The device, inode and offset in the file that a model's first parameter is mapped from."""
-    address = next(model.parameters()).data_ptr()
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            span, _, offset, device, inode = line.split()[:5]
-            low, high = (int(part, 16) for part in span.split("-"))
-            if low <= address < high:
-                return device, int(inode), int(offset, 16) + address - low
-    raise AssertionError("mapped nowhere")

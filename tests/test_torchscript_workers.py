@@ -1,6 +1,5 @@
 """TorchScript in workers: what it costs them, and whose state is whose."""
 
-import ctypes
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +8,8 @@ import ray
 import silero_vad
 import torch
 from bert import token_ids
-from memory import bits, own_bytes, weight_bytes
-from pipelines import Worker, warm_up_encoder
+from memory import bits, give_back_free_memory, own_bytes, weight_bytes
+from pipelines import Worker, warm_up_script
 from torch import nn
 from transformers import BertConfig, BertModel
 
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:Depr
 
 @pytest.fixture(scope="module")
 def processes(cluster: None) -> list[Any]:
-    return [Worker.remote(warm_up) for _ in range(4)]
+    return [Worker.remote(warm_up_script) for _ in range(4)]
 
 
 @pytest.fixture
@@ -43,19 +42,6 @@ class States(nn.Module):
         return {"last_hidden_state": self.bert(ids)[0]}
 
 
-def hidden(model: Any, ids: torch.Tensor) -> bytes:
-    with torch.no_grad():
-        return bits(model(ids)["last_hidden_state"])
-
-
-def warm_up() -> None:
-    """What any use of a transformer and of TorchScript costs a process once."""
-    warm_up_encoder()
-    net = torch.jit.trace(nn.Linear(4, 4), torch.randn(1, 4))
-    for _ in range(3):
-        net(torch.randn(1, 4))
-
-
 def test_a_traced_bert_costs_four_actors_and_the_driver_almost_nothing_and_computes_the_same(
     workers: list[Any],
 ) -> None:
@@ -70,22 +56,20 @@ def test_a_traced_bert_costs_four_actors_and_the_driver_almost_nothing_and_compu
     wrapper = JITActorWrapper(traced)
     assert own_bytes() - before < 0.05 * weights
 
+    def hidden(model: Any) -> bytes:
+        with torch.no_grad():
+            return bits(model(ids)["last_hidden_state"])
+
     had_grown = ray.get([worker.grown.remote() for worker in workers])
     ray.get([worker.load.remote(wrapper) for worker in workers])
     for nth in range(3):  # the second and the third call run code that was optimised after the first
-        expected = hidden(traced, ids)
-        assert set(ray.get([worker.do.remote(hidden, ids) for worker in workers])) == {expected}
+        assert set(ray.get([worker.do.remote(hidden) for worker in workers])) == {hidden(traced)}
         if nth == 0:
             for before, grown in zip(had_grown, ray.get([worker.grown.remote() for worker in workers]), strict=True):
                 assert grown - before < 0.055 * weights  # 4.0 to 4.8 %; how full the C library's heap was decides
             ray.get([worker.do.remote(give_back_free_memory) for worker in workers])
             for before, grown in zip(had_grown, ray.get([worker.grown.remote() for worker in workers]), strict=True):
                 assert grown - before < 0.035 * weights
-
-
-def give_back_free_memory(_: Any) -> None:
-    """What TorchScript's compiler freed in the first call, but the C library keeps for later: 1.5 % of BERT's size."""
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def test_two_workers_share_a_frozen_and_a_scripted_module_with_tied_weights(workers: list[Any]) -> None:
