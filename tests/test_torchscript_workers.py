@@ -48,7 +48,7 @@ def test_a_traced_bert_costs_four_actors_and_the_driver_almost_nothing_and_compu
     torch.set_num_threads(1)  # as in the workers: the order of sums must be the same
     ids = token_ids()
     with torch.no_grad():
-        traced = torch.jit.trace(States(), (ids,), strict=False)
+        traced = torch.jit.trace(States(), (ids,), strict=False, check_trace=False)
     weights = weight_bytes(traced)
     assert weights > 430e6
     ray.get(ray.put(b"x" * 1_000_000))
