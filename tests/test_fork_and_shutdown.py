@@ -18,9 +18,9 @@ import pytest
 import ray
 import torch
 from memory import bits
+from object_store import store_in_use, until
 from pipelines import Worker
 from ray.cluster_utils import Cluster
-from test_lifetime import store_in_use, until
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
