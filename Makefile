@@ -45,9 +45,9 @@ $(VENV)/.ready: $(VENV)/.tools pyproject.toml
 	@$(PIP) --no-build-isolation -e '.[bench,demo,test,lint]'
 	@touch $@
 
-.PHONY: googletest
-googletest:
-	@.ci/ensure-googletest
+.PHONY: googletest benchmark
+googletest benchmark:
+	@.ci/ensure-cpp-library $@
 
 ## the project's work
 
@@ -63,7 +63,7 @@ test-cpp: setup googletest ## the C++ tests alone (PRESET=debug, release, asan o
 	cmake --preset $(PRESET)
 	cmake --build --preset $(PRESET) --parallel $(JOBS)
 	@mkdir -p $(REPORTS)
-	ctest --preset $(PRESET) --output-on-failure --output-junit $(REPORTS)/ctest-$(PRESET).xml
+	ctest --preset $(PRESET) --parallel $(JOBS) --output-on-failure --output-junit $(REPORTS)/ctest-$(PRESET).xml
 
 .PHONY: test-python
 test-python: setup ## the Python tests alone
@@ -108,7 +108,7 @@ $(VENV)/.docs: $(VENV)/.ready
 CPP_SOURCES = $(shell find engine -name '*.cpp' -o -name '*.h')
 
 .PHONY: lint
-lint: setup googletest ## clang-format, clang-tidy, ruff, and mypy (strict) on the package
+lint: setup googletest benchmark ## clang-format, clang-tidy, ruff, and mypy (strict) on the package
 	cmake --preset lint
 	clang-format --dry-run -Werror $(CPP_SOURCES)
 	printf '%s\n' $(filter %.cpp,$(CPP_SOURCES)) | xargs -n 1 -P $(JOBS) clang-tidy --quiet -p build/lint

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 
 import pytest
 import ray
+from programs import DEPTH, WIDTH, exported, stack
 
-import ray_zerocopy._engine  # noqa: F401  (an editable install rebuilds the extension here if C++ changed)
+from ray_zerocopy import CompiledProgram  # an editable install rebuilds the extension here if C++ changed
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 
@@ -19,11 +19,33 @@ os.environ["SKBUILD_EDITABLE_SKIP"] = os.path.join(
     os.path.dirname(TESTS), "build", f"editable-{sys.implementation.cache_tag}"
 )
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Tests that look at the store need not wait long for what workers kept of earlier ones.
+os.environ.setdefault("RAY_ZEROCOPY_RESIDENT_IDLE_SECONDS", "5")
+
+
+def runs_in_cluster(item: pytest.Item) -> bool:
+    return "cluster" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in the shared cluster come first, whatever their modules: it starts once, and other tests find no Ray."""
+    items.sort(key=lambda item: not runs_in_cluster(item))
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A small Ray of this module's own: 4 CPUs by name, a store of 700 MB."""
-    ray.init("local", num_cpus=4, object_store_memory=700 << 20, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def cluster() -> None:
+    """A small Ray that modules share: 4 CPUs by name, a store of 700 MB."""
+    if not ray.is_initialized():
+        ray.init("local", num_cpus=4, object_store_memory=700 << 20, include_dashboard=False, log_to_driver=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if runs_in_cluster(item) and not (nextitem and runs_in_cluster(nextitem)):
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def compiled() -> CompiledProgram:
+    """A program of 100 MB: compiling it takes a while."""
+    return CompiledProgram.compile(exported(stack(WIDTH, DEPTH), WIDTH))

@@ -1,4 +1,7 @@
-"""Pipelines and models that several tests use, and the actor that loads them."""
+"""Pipelines and models that several tests use, and the actor that loads them.
+
+What a worker shall run is here rather than in a test's module, where the worker would import all that the test does.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 import ray
 import torch
-from memory import private_bytes
+from memory import bits, private_bytes, tensors_of
 from torch import nn
 
 
@@ -26,6 +29,43 @@ class Classifier(nn.Module):
 
     def describe(self, x: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
         return self.hidden(x) * scale
+
+
+def encoder(layers: int = 12) -> nn.TransformerEncoder:
+    """A plain transformer encoder, 28 MB a layer: twelve are BERT-base without its embeddings."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(768, 12, 3072, activation="gelu", batch_first=True)
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
+
+
+def vectors(seed: int = 0, length: int = 32) -> torch.Tensor:
+    """What an encoder takes."""
+    return torch.randn(1, length, 768, generator=torch.Generator().manual_seed(seed))
+
+
+def encoded(model: Any, x: torch.Tensor) -> bytes:
+    """The bits of what an encoder gives."""
+    with torch.no_grad():
+        return bits(model(x))
+
+
+def warm_up_encoder() -> None:
+    """A forward pass of one layer: all that more layers import and allocate once."""
+    encoded(encoder(layers=1), vectors())
+
+
+def warm_up_script() -> None:
+    """What any use of a transformer and of TorchScript costs a process once."""
+    warm_up_encoder()
+    net = torch.jit.trace(nn.Linear(4, 4), torch.randn(1, 4))
+    for _ in range(3):
+        net(torch.randn(1, 4))
+
+
+def add_one(model: Any) -> None:
+    with torch.no_grad():
+        for tensor in tensors_of(model):
+            tensor.add_(1)
 
 
 class TwoModels:

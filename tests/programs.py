@@ -6,6 +6,10 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+# Of the program that is compiled: 100 MB.
+WIDTH = 1024
+DEPTH = 3
+
 
 class Residual(nn.Module):
     def __init__(self, width: int) -> None:

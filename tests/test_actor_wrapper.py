@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,13 @@ from ray_zerocopy.actor import load_pipeline_in_actor
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def test_an_actor_loads_the_pipeline_and_computes_the_same() -> None:
+@pytest.fixture(scope="module")
+def worker(cluster: None) -> Any:
+    return Worker.remote()
+
+
+def test_an_actor_loads_the_pipeline_and_computes_the_same(worker: Any) -> None:
     pipeline = TwoModels()
-    worker = Worker.remote()
     ray.get(worker.load.remote(ActorWrapper(pipeline)))
     x = torch.randn(3, 16)
     pipeline.encoder.eval()
@@ -160,11 +165,10 @@ def test_sharing_reaches_arrays_and_plain_tensors_wherever_they_lie() -> None:
     assert pipeline["index"][0][0, 0] != -1
 
 
-def test_an_object_reference_in_the_pipeline_is_counted_by_ray() -> None:
+def test_an_object_reference_in_the_pipeline_is_counted_by_ray(worker: Any) -> None:
     pipeline = {"model": Classifier(), "table": ray.put([1, 2, 3])}
     wrapper = ActorWrapper(pipeline)
     del pipeline
-    worker = Worker.remote()
     ray.get(worker.load.remote(wrapper))
     assert ray.get(worker.do.remote(lambda p: ray.get(p["table"]))) == [1, 2, 3]
 
@@ -224,12 +228,16 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("wrapper", ["ActorWrapper(Pipeline())", "TaskWrapper(Pipeline())"])
-def test_classes_of_a_script_work_in_workers_and_ray_starts_itself(wrapper: str, tmp_path: Any) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT).replace("{wrapper}", wrapper))
+def test_classes_of_a_script_work_in_workers_and_ray_starts_itself(tmp_path: Path) -> None:
     environment = os.environ | {"RAY_ADDRESS": "local"}  # a Ray of its own, whatever else runs on this machine
-    done = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert "result 12.0" in done.stdout, done.stderr
+
+    def run(wrapper: str) -> subprocess.CompletedProcess[str]:
+        script = tmp_path / f"{wrapper}.py"
+        script.write_text(textwrap.dedent(SCRIPT).replace("{wrapper}", f"{wrapper}(Pipeline())"))
+        return subprocess.run(
+            [sys.executable, script], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for done in pool.map(run, ["ActorWrapper", "TaskWrapper"]):
+            assert "result 12.0" in done.stdout, done.stderr

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import torch
+from object_store import until
 from torch import nn
 
 from ray_zerocopy import ActorWrapper, TaskWrapper
@@ -48,15 +47,6 @@ class Unseen(nn.Module):
     def forward(self) -> int:
         self.state[0] += 1
         return self.state[0]
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def test_weights_whose_pages_the_kernel_does_not_give_back_are_loaded_anew(cluster: None) -> None:

@@ -5,36 +5,38 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import ray
 import torch
 from memory import own_bytes
+from object_store import store_in_use, store_is_empty, until
 from pipelines import Worker
 from torch import nn
 
 from ray_zerocopy import ActorWrapper, TaskWrapper
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("empty_store")
 
 
-def store_in_use() -> int:
-    """Bytes in use in the node's object store, by the raylet's own count."""
-    total = ray.cluster_resources()["object_store_memory"]
-    return int(total - ray.available_resources().get("object_store_memory", 0))
+@pytest.fixture
+def empty_store(cluster: None) -> None:
+    """Workers keep for a while what earlier tests used."""
+    gc.collect()
+    assert until(store_is_empty), f"earlier tests left {store_in_use()} bytes in the store"
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    """Whether `condition` comes true within a bound; Ray frees and reports in its own time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+@pytest.fixture(scope="module")
+def process(cluster: None) -> Any:
+    return Worker.remote()
+
+
+@pytest.fixture
+def worker(process: Any) -> Iterator[Any]:
+    yield process
+    ray.get(process.drop.remote())
 
 
 def open_files_and_threads() -> tuple[int, int]:
@@ -45,9 +47,8 @@ def large() -> nn.Module:
     return nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(18)))  # 75 MB
 
 
-def test_200_rounds_of_wrap_load_and_drop_leave_nothing_in_the_store_or_the_driver() -> None:
+def test_100_rounds_of_wrap_load_and_drop_leave_nothing_in_the_store_or_the_driver(worker: Any) -> None:
     model = large()
-    worker = Worker.remote()
 
     def rounds(count: int) -> None:
         for _ in range(count):
@@ -57,18 +58,17 @@ def test_200_rounds_of_wrap_load_and_drop_leave_nothing_in_the_store_or_the_driv
 
     rounds(5)
     gc.collect()
-    assert until(lambda: store_in_use() < 1 << 20)
+    assert until(store_is_empty)
     driver, grown = own_bytes(), ray.get(worker.grown.remote())
-    rounds(195)
+    rounds(95)
     gc.collect()
-    assert until(lambda: store_in_use() < 1 << 20)
-    assert own_bytes() - driver < 8 << 20
-    assert ray.get(worker.grown.remote()) - grown < 8 << 20
+    assert until(store_is_empty)
+    assert own_bytes() - driver < 4 << 20
+    assert ray.get(worker.grown.remote()) - grown < 4 << 20
 
 
-def test_loading_leaves_no_file_descriptor_or_thread_behind() -> None:
+def test_loading_leaves_no_file_descriptor_or_thread_behind(worker: Any) -> None:
     wrapper = ActorWrapper(large())
-    worker = Worker.remote()
 
     def counts(_: Any) -> tuple[int, int]:
         return open_files_and_threads()
@@ -84,9 +84,8 @@ def test_loading_leaves_no_file_descriptor_or_thread_behind() -> None:
     assert threads <= before[1]
 
 
-def test_a_loaded_pipeline_keeps_its_weights_after_the_wrapper_is_gone() -> None:
+def test_a_loaded_pipeline_keeps_its_weights_after_the_wrapper_is_gone(worker: Any) -> None:
     model = large()
-    worker = Worker.remote()
     wrapper = ActorWrapper(model)
     ray.get(worker.load.remote(wrapper))
     del wrapper
@@ -98,10 +97,9 @@ def test_a_loaded_pipeline_keeps_its_weights_after_the_wrapper_is_gone() -> None
 
 
 def test_a_dropped_task_wrapper_leaves_the_store() -> None:
-    assert until(lambda: store_in_use() < 1 << 20)  # what earlier tests used
     wrapper = TaskWrapper(large())
     wrapper(torch.randn(1, 1024))
     assert until(lambda: store_in_use() > 70e6)
     del wrapper
     gc.collect()
-    assert until(lambda: store_in_use() < 1 << 20)
+    assert until(store_is_empty)

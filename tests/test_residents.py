@@ -4,11 +4,12 @@ import gc
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import ray
 import torch
+from object_store import store_in_use, store_is_empty, until
 from torch import nn
 
 from ray_zerocopy import TaskWrapper, residents
@@ -133,20 +134,6 @@ def of_both() -> dict[int, tuple[int, int]]:
     return found
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def store_in_use() -> float:
-    total = ray.cluster_resources()["object_store_memory"]
-    return total - ray.available_resources().get("object_store_memory", 0)
-
-
 @pytest.mark.parametrize("how", HOW)
 def test_a_stateful_model_gives_every_call_what_a_fresh_one_would(how: str) -> None:
     wrapped = TaskWrapper(Stateful())
@@ -263,13 +250,13 @@ def test_large_models_are_evicted_by_their_bytes() -> None:
 
 def test_a_dropped_wrappers_weights_leave_the_store_within_the_idle_time() -> None:
     gc.collect()
-    assert until(lambda: store_in_use() < 1 << 20)
+    assert until(store_is_empty)
     wrapper = TaskWrapper(nn.Linear(4096, 4096, bias=False))
     wrapper(torch.randn(1, 4096))
     assert until(lambda: store_in_use() > 60e6)
     del wrapper
     gc.collect()
-    assert until(lambda: store_in_use() < 1 << 20, seconds=IDLE_SECONDS + 20)
+    assert until(store_is_empty, seconds=IDLE_SECONDS + 20)
     assert until(lambda: all(count == 0 for count, _ in of_both().values()), seconds=IDLE_SECONDS + 20)
 
 

@@ -30,9 +30,16 @@ Buffers::~Buffers() {
   if (nb::is_alive()) {
     const nb::gil_scoped_acquire gil;
     buffers_.clear();
+    kept_.clear();
+  } else {
+    for (nb::object& object : kept_) {
+      object.release();
+    }
   }
 }
 
 std::span<const std::byte> Buffers::add(nb::handle exporter) { return buffers_.emplace_back(exporter).bytes(); }
+
+void Buffers::keep(nb::handle object) { kept_.push_back(nb::borrow(object)); }
 
 }  // namespace zerocopy::python

@@ -42,8 +42,12 @@ class Buffers {
   // Returns the exporter's bytes. Throws as Buffer does.
   std::span<const std::byte> add(nanobind::handle exporter);
 
+  // Holds an object beside them. The GIL is held.
+  void keep(nanobind::handle object);
+
  private:
   std::vector<Buffer> buffers_;
+  std::vector<nanobind::object> kept_;
 };
 
 }  // namespace zerocopy::python

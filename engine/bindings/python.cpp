@@ -22,6 +22,7 @@
 #include "buffer.h"
 #include "snapshot.h"
 #include "zerocopy/error.h"
+#include "zerocopy/source.h"
 #include "zerocopy/view.h"
 
 namespace nb = nanobind;
@@ -55,11 +56,11 @@ void raise(const Error& error) {
 }
 
 // A View whose source is Python's. Ownership: the View holds the buffers of all segments; they are given back, under
-// the GIL, when it goes. An array made from a segment holds the Python object that this is, and so the View: neither
-// buffers nor mappings go before the last array.
+// the GIL, when it goes (as a Source has it). An array made from a segment holds the Python object that this is, and so
+// the View: neither buffers nor mappings go before the last array.
 class PythonView {
  public:
-  explicit PythonView(const nb::iterable& segments) : view_(make(segments)) {}
+  explicit PythonView(const nb::iterable& segments) { open(segments); }
 
   PythonView(PythonView&&) = delete;
   PythonView& operator=(PythonView&&) = delete;
@@ -74,19 +75,22 @@ class PythonView {
   }
 
   [[nodiscard]] View& view() const noexcept { return *view_; }
+  [[nodiscard]] Buffers& buffers() const noexcept { return *buffers_; }
 
  private:
-  static std::unique_ptr<View> make(const nb::iterable& segments) {
+  void open(const nb::iterable& segments) {
     auto buffers = std::make_shared<Buffers>();
+    buffers_ = buffers.get();
     std::vector<std::span<const std::byte>> spans;
     for (const nb::handle exporter : segments) {
       spans.push_back(buffers->add(exporter));
     }
     const nb::gil_scoped_release no_gil;
-    return std::make_unique<View>(spans, std::move(buffers));
+    view_ = std::make_unique<View>(spans, std::move(buffers));
   }
 
   std::unique_ptr<View> view_;
+  Buffers* buffers_ = nullptr;  // The View's.
 };
 
 // The array holds `owner`, and so what keeps the bytes in place.
@@ -115,11 +119,12 @@ nb::ndarray<> tensor(nb::handle_t<PythonView> self, std::size_t index, std::size
 
 // The array holds a capsule, which holds the exporter's buffer.
 Bytes borrow(nb::handle exporter) {
-  auto buffer = std::make_unique<Buffer>(exporter);
+  auto buffer = std::make_shared<Buffer>(exporter);
   const std::span<const std::byte> bytes = buffer->bytes();
-  const nb::capsule owner(buffer.get(),
-                          [](void* held) noexcept { const std::unique_ptr<Buffer> last(static_cast<Buffer*>(held)); });
-  [[maybe_unused]] const Buffer* const the_capsules = buffer.release();
+  auto source = std::make_unique<Source>(std::move(buffer));
+  const nb::capsule owner(source.get(),
+                          [](void* held) noexcept { const std::unique_ptr<Source> last(static_cast<Source*>(held)); });
+  [[maybe_unused]] const Source* const the_capsules = source.release();
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): the array is for reading only, which its flags cannot say.
   return as_array({const_cast<std::byte*>(bytes.data()), bytes.size()}, owner);
 }
@@ -176,6 +181,10 @@ NB_MODULE(_engine, module) {
   // Weights that are alive when the interpreter ends keep their View alive: that is no leak.
   nb::set_leak_warnings(false);
 
+  // A thread that wants the GIL while the interpreter ends is ended by force.
+  nb::module_::import_("atexit").attr("register")(
+      nb::cpp_function([] { Source::stop_waiting(); }, nb::call_guard<nb::gil_scoped_release>()));
+
   nb::register_exception_translator([](const std::exception_ptr& thrown, void* /*payload*/) {
     try {
       std::rethrow_exception(thrown);
@@ -194,7 +203,9 @@ NB_MODULE(_engine, module) {
            "Opens a window on each segment.\n\n"
            "Args:\n"
            "    segments: C-contiguous objects with the buffer protocol, read-only ones and empty ones too. Their\n"
-           "        buffers are kept until the View and all its arrays are gone, and must not change meanwhile. Those\n"
+           "        buffers are kept until the View and all its arrays are gone, and every process forked meanwhile "
+           "has\n"
+           "        ended; they must not change for as long. A forked child never gives them back. Those\n"
            "        that lie in shared memory whose file can be found are mapped; the others are copied (see\n"
            "        private_copy_reason).\n\n"
            "Raises:\n"
@@ -218,6 +229,10 @@ NB_MODULE(_engine, module) {
            "Raises:\n"
            "    IndexError: there is no such segment.\n"
            "    ValueError: the segment does not reach that far.")
+      .def(
+          "keep", [](const PythonView& self, nb::handle object) { self.buffers().keep(object); }, "object"_a,
+          nb::sig("def keep(self, object: object) -> None"),
+          "Keeps an object for as long as the segments' buffers: what those need to stay unchanged.")
       .def(
           "__len__", [](const PythonView& self) { return self.view().size(); }, "The number of segments.")
       .def(

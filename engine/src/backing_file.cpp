@@ -30,7 +30,8 @@ Registry& registry() {
 // NOLINTNEXTLINE(bugprone-throwing-static-initialization): it is noexcept.
 [[maybe_unused]] const bool registry_is_held_during_forks = []() noexcept {
   registry();
-  System::real().at_fork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); });
+  constexpr auto unlock = [] { registry().mutex.unlock(); };
+  System::real().at_fork([] { registry().mutex.lock(); }, unlock, unlock);
   return true;
 }();
 

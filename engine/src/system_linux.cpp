@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -386,13 +387,41 @@ class LinuxSystem final : public System {
     return result;
   }
 
+  Result<Pipe> open_pipe() override {
+    std::array<int, 2> ends{};
+    if (::pipe2(ends.data(), O_CLOEXEC) == -1) {
+      return {{}, errno};
+    }
+    return {{FileDescriptor(ends[0]), FileDescriptor(ends[1])}};
+  }
+
+  Result<std::vector<int>> wait_for_hangup(std::span<const int> pipes, std::chrono::milliseconds at_most) override {
+    std::vector<pollfd> asked;
+    asked.reserve(pipes.size());
+    for (const int pipe : pipes) {
+      asked.push_back({pipe, 0, 0});
+    }
+    if (uninterrupted([&] { return ::poll(asked.data(), asked.size(), static_cast<int>(at_most.count())); }) == -1) {
+      return {{}, errno};
+    }
+    std::vector<int> hung_up;
+    for (const pollfd& answer : asked) {
+      if ((static_cast<unsigned>(answer.revents) & static_cast<unsigned>(POLLHUP)) != 0) {
+        hung_up.push_back(answer.fd);
+      }
+    }
+    return {std::move(hung_up)};
+  }
+
   void block_signals() noexcept override {
     sigset_t all;
     ::sigfillset(&all);
     ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
   }
 
-  void at_fork(void (*before)(), void (*after)()) override { ::pthread_atfork(before, after, after); }
+  void at_fork(void (*before)(), void (*in_parent)(), void (*in_child)()) override {
+    ::pthread_atfork(before, in_parent, in_child);
+  }
 
  private:
   static int populate_pages(std::span<const std::byte> range) {

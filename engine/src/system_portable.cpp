@@ -40,8 +40,13 @@ class PortableSystem final : public System {
   Result<std::vector<int>> processes() override { return {{}, ENOTSUP}; }
   Result<std::string> process_name(int /*process*/) override { return {{}, ENOTSUP}; }
   Result<FileDescriptor> open_held_file(int /*process*/, const FileId& /*file*/) override { return {{}, ENOTSUP}; }
+  Result<Pipe> open_pipe() override { return {{}, ENOTSUP}; }
+  Result<std::vector<int>> wait_for_hangup(std::span<const int> /*pipes*/,
+                                           std::chrono::milliseconds /*at_most*/) override {
+    return {{}, ENOTSUP};
+  }
   void block_signals() noexcept override {}
-  void at_fork(void (* /*before*/)(), void (* /*after*/)()) override {}
+  void at_fork(void (* /*before*/)(), void (* /*in_parent*/)(), void (* /*in_child*/)()) override {}
 };
 
 }  // namespace

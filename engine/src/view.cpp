@@ -12,6 +12,7 @@
 #include "zerocopy/error.h"
 #include "zerocopy/pagemap.h"
 #include "zerocopy/prefault.h"
+#include "zerocopy/source.h"
 #include "zerocopy/write_watch.h"
 
 namespace zerocopy {
@@ -20,7 +21,7 @@ namespace zerocopy {
 class View::Impl {
  public:
   Impl(std::span<const std::span<const std::byte>> segments, std::shared_ptr<const void> source, System& system)
-      : source_(std::move(source)), system_(&system), segments_(segments.size()) {
+      : source_(std::move(source), system), system_(&system), segments_(segments.size()) {
     Plan plan = make_plan(segments, system);
     for (PlannedRegion& planned : plan.regions) {
       map(std::move(planned), segments, plan);
@@ -169,7 +170,7 @@ class View::Impl {
   }
 
   // Destroyed from the last to the first: the prefaulting threads, the bytes, and only then what the bytes come from.
-  std::shared_ptr<const void> source_;
+  Source source_;
   System* system_;
   std::vector<Region> regions_;
   std::unique_ptr<PrivateCopies> copies_;

@@ -13,27 +13,14 @@
 #include <stdexcept>
 #include <string>
 
-#include "zerocopy/file_descriptor.h"
+#include "zerocopy/system.h"
 
 namespace zerocopy::testing {
-
-struct Pipe {
-  Pipe() {
-    std::array<int, 2> ends{};
-    if (::pipe(ends.data()) != 0) {
-      throw std::runtime_error("pipe failed");
-    }
-    read = FileDescriptor(ends[0]);
-    write = FileDescriptor(ends[1]);
-  }
-  FileDescriptor read;
-  FileDescriptor write;
-};
 
 // Runs `body` in a forked process and returns what went wrong there: what `body` returns, an exception's message, or
 // how the process ended. Empty: nothing did. A child that hangs is killed.
 inline std::string problem_in_child(const std::function<std::string()>& body) {
-  Pipe pipe;
+  Pipe pipe = System::real().open_pipe().value;
   const pid_t child = ::fork();
   if (child == 0) {
     ::alarm(30);
@@ -93,8 +80,8 @@ class Bystander {
   [[nodiscard]] int process() const { return process_; }
 
  private:
-  Pipe ready_;
-  Pipe until_;
+  Pipe ready_ = System::real().open_pipe().value;
+  Pipe until_ = System::real().open_pipe().value;
   pid_t process_;
 };
 

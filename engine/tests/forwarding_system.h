@@ -1,6 +1,7 @@
 // The operating system, with a place to make it fail.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <span>
 #include <string>
@@ -49,7 +50,13 @@ class ForwardingSystem : public System {
     return real().open_held_file(process, file);
   }
   void block_signals() noexcept override { real().block_signals(); }
-  void at_fork(void (*before)(), void (*after)()) override { real().at_fork(before, after); }
+  Result<Pipe> open_pipe() override { return real().open_pipe(); }
+  Result<std::vector<int>> wait_for_hangup(std::span<const int> pipes, std::chrono::milliseconds at_most) override {
+    return real().wait_for_hangup(pipes, at_most);
+  }
+  void at_fork(void (*before)(), void (*in_parent)(), void (*in_child)()) override {
+    real().at_fork(before, in_parent, in_child);
+  }
 };
 
 // A kernel of before 5.14: none of the calls that the engine likes best.

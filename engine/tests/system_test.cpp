@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <string>
 #include <thread>
@@ -146,6 +148,21 @@ TEST(System, a_process_that_is_gone_holds_nothing) {
   const int gone = Bystander("gone").process();  // Ended by its destructor.
   EXPECT_EQ(real.open_held_file(gone, {0, 1, 2}).error, ENOENT);
   EXPECT_EQ(real.process_name(gone).error, ENOENT);
+}
+
+TEST(System, a_pipe_hangs_up_when_no_process_has_its_write_end_any_more) {
+  constexpr std::chrono::milliseconds at_once{0};
+  constexpr std::chrono::milliseconds in_time{10'000};
+  Pipe open = real.open_pipe().value;
+  Pipe closing = real.open_pipe().value;
+  EXPECT_EQ(::fcntl(open.write.number(), F_GETFD), FD_CLOEXEC);
+  const std::array<int, 2> both{open.read.number(), closing.read.number()};
+  {
+    const Bystander other("other");
+    closing.write = {};
+    EXPECT_EQ(real.wait_for_hangup(both, at_once).value, std::vector<int>{});
+  }
+  EXPECT_EQ(real.wait_for_hangup(both, in_time).value, std::vector<int>{closing.read.number()});
 }
 
 TEST(System, a_thread_that_blocks_signals_takes_none) {

@@ -453,6 +453,22 @@ TEST_F(ViewTest, the_source_is_kept_until_the_view_goes) {
   EXPECT_TRUE(watched.expired());
 }
 
+TEST_F(ViewTest, the_source_is_kept_for_a_child_that_has_the_view_and_not_given_back_there) {
+  auto source = std::make_shared<Mapped>(file_.map());
+  const std::weak_ptr<Mapped> watched = source;
+  const Segments segments{source->bytes()};
+  std::optional<View> view(std::in_place, segments, std::move(source));
+  const Bystander child("child");
+  EXPECT_EQ(problem_in_child([&] {
+              view.reset();
+              return watched.expired() ? "given back" : "";
+            }),
+            "");
+  view.reset();
+  const View another = view_of(source_);
+  EXPECT_FALSE(watched.expired());
+}
+
 TEST_F(ViewTest, a_moved_view_keeps_its_addresses_and_is_freed_once) {
   class Counting : public ForwardingSystem {
    public:

@@ -20,7 +20,6 @@ import functools
 import logging
 import operator
 import re
-import sys
 import threading
 import types
 import typing
@@ -38,6 +37,7 @@ from ray_zerocopy import _engine
 from ray_zerocopy._engine import Kind
 from ray_zerocopy.image import Thawed
 from ray_zerocopy.image.arrays import memory_of
+from ray_zerocopy.image.importable import is_importable
 from ray_zerocopy.script_state import ScriptState
 
 _log = logging.getLogger("ray_zerocopy")
@@ -215,7 +215,7 @@ class FreshState:
 
     @staticmethod
     def _recorded(model: Any, kind_of: Callable[[type], _Kind], watched: list[tuple[int, int]]) -> _engine.Snapshot:
-        return _engine.Snapshot(model, kind_of, _is_importable, _memory_of, _descriptors(), watched)
+        return _engine.Snapshot(model, kind_of, is_importable, _memory_of, _descriptors(), watched)
 
 
 @functools.cache
@@ -322,10 +322,3 @@ def _memory_of(obj: Any) -> tuple[int, int]:
             obj = obj.base
         return memory_of(obj)
     return 0, 0
-
-
-def _is_importable(function: Any) -> bool:
-    found: Any = sys.modules.get(function.__module__ or "")
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is function

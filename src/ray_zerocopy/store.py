@@ -6,6 +6,7 @@ An image is one object of the process that publishes it, or it is handed to the 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import logging
@@ -21,7 +22,7 @@ import torch
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError
 
-from ray_zerocopy import keeper
+from ray_zerocopy import _engine, keeper, store_connection
 from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.keeper import Kept, Offer, Publication
@@ -164,9 +165,15 @@ def _got(refs: Any, description: str) -> Any:
 
 
 def load(source: Any, device: torch.device | str | None = None) -> Thawed:
-    """Fetch and thaw; where the weights could not be shared, say so once in this process, and why."""
+    """Fetch and thaw; where the weights could not be shared, say so once in this process, and why.
+
+    They stay what they are for as long as the result lives, also after `ray.shutdown()`.
+    """
     image, skeleton = fetch(source)
     thawed = thaw_in_view(image, device, skeleton=skeleton)
+    if not _stays_pinned(thawed.view):
+        owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
+        thawed = thaw_in_view(owned, device, skeleton=skeleton)
     if thawed.view is not None:
         with contextlib.suppress(OSError):  # no thread to be had: then the first call takes its page faults itself
             thawed.view.prefault()
@@ -176,6 +183,16 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         if thawed.view.copied_bytes - unshared > _SMALL:
             _say_unshared(thawed.view.private_copy_reason)
     return thawed
+
+
+def _stays_pinned(view: _engine.View | None) -> bool:
+    """Whether the View's bytes stay what they are until it goes, whatever becomes of this process's Ray meanwhile."""
+    if view is None or view.copied_bytes == view.nbytes or not store_connection.outlives_ray():
+        return True
+    connection = store_connection.hold()
+    if connection is not None:
+        view.keep(connection)
+    return connection is not None
 
 
 _unshared_said = threading.Event()

@@ -1,6 +1,7 @@
 // The engine's one door to the operating system.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -26,6 +27,11 @@ struct FileStatus {
   FileId id;
   std::uint64_t size = 0;      // Bytes.
   bool on_huge_pages = false;  // hugetlbfs: cannot be mapped page by page.
+};
+
+struct Pipe {
+  FileDescriptor read;
+  FileDescriptor write;
 };
 
 // Where a scan for pages came to, and how many bytes it counted on the way.
@@ -117,11 +123,17 @@ class System {
   // file is not a regular one, and was not touched.
   virtual Result<FileDescriptor> open_held_file(int process, const FileId& file) = 0;
 
+  virtual Result<Pipe> open_pipe() = 0;
+
+  // Waits until a pipe, given by its read end, has no write end any more in any process, or the time is over. Returns
+  // the read ends of all pipes that have none.
+  virtual Result<std::vector<int>> wait_for_hangup(std::span<const int> pipes, std::chrono::milliseconds at_most) = 0;
+
   // The calling thread takes no signals from now on: they are for threads that the application knows of.
   virtual void block_signals() noexcept = 0;
 
-  // Runs `before` ahead of every fork of this process, and `after` behind it in both processes.
-  virtual void at_fork(void (*before)(), void (*after)()) = 0;
+  // Runs `before` ahead of every fork of this process, and behind it one of the others in each process.
+  virtual void at_fork(void (*before)(), void (*in_parent)(), void (*in_child)()) = 0;
 };
 
 }  // namespace zerocopy

@@ -21,10 +21,11 @@ namespace zerocopy {
 // files is one contiguous span here as well. Every other segment is a private copy, 64-byte aligned, and
 // private_copy_reason() says why; segments that overlap are copied as one.
 //
-// Ownership: the View keeps `source` until it goes, which must keep the segments' bytes readable and unchanged; it owns
-// its mappings and copies and frees each exactly once. After construction the mapped segments need the source's mapping
-// no more (its owner may unmap it), but pages that nobody has written still have the file's content: whoever may write
-// to the file must be kept from it by `source`. `system` must outlive the View.
+// Ownership: the View keeps `source`, which must keep the segments' bytes readable and unchanged, as a Source does:
+// until it goes, and then for the children that were forked meanwhile. It owns its mappings and copies and frees each
+// exactly once. After construction the mapped segments need the source's mapping no more (its owner may unmap it), but
+// pages that nobody has written still have the file's content: whoever may write to the file must be kept from it by
+// `source`. `system` must outlive the View.
 //
 // Threads: all members but moves, assignment and destruction may be called from any thread at any time, with one
 // limit that is the caller's: the bytes are plain memory, so a write to a byte while another thread reads or writes it,
