@@ -218,7 +218,7 @@ def test_a_task_wrapper_takes_the_version_that_is_current_when_it_is_unpickled()
 def test_a_wrapper_whose_name_stands_for_another_kind_says_so() -> None:
     actor = ActorWrapper(classifier(), name="model")
     TaskWrapper(classifier(), name="model", replace=True)
-    with pytest.raises(TypeError, match="was a ActorWrapper and has been replaced by a TaskWrapper"):
+    with pytest.raises(TypeError, match=r"wrapped with ActorWrapper, .* with TaskWrapper"):
         actor.load()
 
 

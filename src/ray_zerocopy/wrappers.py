@@ -96,7 +96,8 @@ class TaskWrapper(Generic[P]):
         """
         if vars(self).pop("_ray_zerocopy_pipeline", None) is not None:
             object.__setattr__(self, "__class__", public_class(self))  # without the pipeline's special methods
-            _free_name(self._ray_zerocopy_name)
+            if self._ray_zerocopy_name is not None:
+                _free_name(self._ray_zerocopy_name)
 
     def __enter__(self) -> TaskWrapper[P]:
         return self
@@ -159,10 +160,9 @@ def _freed(wrapper: object) -> str:
     return f"This {type(wrapper).__name__} was freed: wrap the pipeline again, or get another model by its name."
 
 
-def _free_name(name: ModelName | None) -> None:
-    if name is not None:
-        with contextlib.suppress(ValueError, ModelLostError):  # somebody else freed it
-            keeper.free(name)
+def _free_name(name: ModelName) -> None:
+    with contextlib.suppress(ValueError, ModelLostError):  # somebody else freed it
+        keeper.free(name)
 
 
 def _answer_special(wrapper: TaskWrapper[Any], name: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -191,8 +191,8 @@ def _named_task_wrapper(name: ModelName) -> TaskWrapper[Any]:
 def _check_class(found: named.Found, name: ModelName, expected: type) -> None:
     if not issubclass(found.wrapper_class, expected):
         raise TypeError(
-            f"The model {name} was a {expected.__name__} and has been replaced by a {found.wrapper_class.__name__}: "
-            f"use ray_zerocopy.get_wrapper({name.name!r})."
+            f"The model {name} was wrapped with {expected.__name__}, and has been replaced by one that is wrapped with "
+            f"{found.wrapper_class.__name__}: use ray_zerocopy.get_wrapper({name.name!r})."
         )
 
 
@@ -287,14 +287,13 @@ class ActorWrapper(Generic[P]):
         naming = named.checked(name, lifetime, replace)
         image, models, description = freeze_pipeline(pipeline, model_attr_names)
         settings = _Settings(models, description, device, use_fast_load)
-        self._is_freed = False
-        self._name: ModelName | None = None
-        self._source: _Source | None = None
+        self._source: _Source | ModelName | None
+        """Where to load from, or the name that says it; None: the wrapper was freed."""
         if naming is None:
             self._source = _Source(store.publish(image), settings)
         else:
             named.publish(naming, type(self), settings, [image])
-            self._name = naming.name
+            self._source = naming.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise a TypeError that says to call `load()`: a function would load the pipeline for each call."""
@@ -306,18 +305,19 @@ class ActorWrapper(Generic[P]):
         raise AttributeError(message if is_special else f"{message}. {_LOAD}", name=name, obj=self)
 
     def __repr__(self) -> str:
-        name = "" if self._name is None else f" {self._name}"
+        source = vars(self).get("_source")  # which is missing after an error in __init__
+        name = f" {source}" if isinstance(source, ModelName) else ""
         return f"<{type(self).__name__}{name}: its load(), called in an actor, gives the pipeline>"
 
     def _current(self) -> _Source:
         """Where to load from now."""
-        if self._is_freed:
+        source = self._source
+        if source is None:
             raise RuntimeError(_freed(self))
-        if self._name is None:
-            assert self._source is not None
-            return self._source
-        found = named.find(self._name)
-        _check_class(found, self._name, ActorWrapper)
+        if isinstance(source, _Source):
+            return source
+        found = named.find(source)
+        _check_class(found, source, ActorWrapper)
         return _Source(found.images[0], found.settings)
 
     @property
@@ -358,10 +358,9 @@ class ActorWrapper(Generic[P]):
         loaded, and may load from wrappers without a name that they were given. A wrapper is a context manager as well:
         `with ActorWrapper(pipeline) as wrapper:` frees it at the end.
         """
-        if not self._is_freed:
-            self._is_freed = True
-            self._source = None
-            _free_name(self._name)
+        source, self._source = self._source, None
+        if isinstance(source, ModelName):
+            _free_name(source)
 
     def __enter__(self: A) -> A:
         return self
@@ -421,5 +420,5 @@ def get_wrapper(name: str, namespace: str | None = None) -> Any:
     if issubclass(found.wrapper_class, TaskWrapper):
         return _task_wrapper_of(found.wrapper_class, _found_pipeline(found), full)
     wrapper = object.__new__(found.wrapper_class)
-    vars(wrapper).update(_is_freed=False, _name=full, _source=None)
+    vars(wrapper)["_source"] = full
     return wrapper
