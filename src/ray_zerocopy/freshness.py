@@ -12,7 +12,7 @@ shows in the number of references to that part.
 from __future__ import annotations
 
 import collections
-import contextvars
+import contextlib
 import datetime
 import decimal
 import enum
@@ -25,7 +25,7 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,15 +55,9 @@ _ATOMS: frozenset[type] = frozenset(
         bytes,
         range,
         datetime.date,
-        datetime.datetime,
-        datetime.time,
         datetime.timedelta,
-        datetime.timezone,
         decimal.Decimal,
-        re.Pattern,
         types.CodeType,
-        types.GenericAlias,
-        types.UnionType,
         types.GetSetDescriptorType,
         types.MemberDescriptorType,
         types.MethodDescriptorType,
@@ -81,10 +75,7 @@ _ATOMS: frozenset[type] = frozenset(
 
 _OUTSIDE = (
     type,
-    types.ModuleType,
     enum.Enum,
-    contextvars.ContextVar,
-    logging.Logger,
     torch._ops.OpOverload,
     torch._ops.OpOverloadPacket,
     ray.ObjectRef,
@@ -92,8 +83,13 @@ _OUTSIDE = (
 )
 """Classes of objects that are the process's, not the model's."""
 
+_NAMED = (types.ModuleType, logging.Logger)
+"""Classes of objects that are the process's if it has them under their names."""
+
 _HANDLES = frozenset(
-    {"AOTIModelPackageLoader", "BufferDict", "ConcreteModuleType", "ModuleDict", "ParameterDict", "ScriptMethod"}
+    getattr(torch._C, name)
+    for name in ("BufferDict", "ConcreteModuleType", "ModuleDict", "ParameterDict", "ScriptMethod")
+    if hasattr(torch._C, name)
 )
 """Classes of torch's C++: Python's handles on compiled code, and on parts of a `ScriptModule`."""
 
@@ -113,6 +109,9 @@ _HOLDERS: frozenset[type] = frozenset(
         operator.attrgetter,
         operator.itemgetter,
         operator.methodcaller,
+        re.Pattern,
+        types.GenericAlias,
+        types.UnionType,
         types.MethodType,
         types.MethodWrapperType,
         types.CellType,
@@ -126,10 +125,11 @@ _HOLDERS: frozenset[type] = frozenset(
 )
 """Classes of C whose objects are what they refer to."""
 
-_BASES = _HOLDERS | {str, bytes, int, float, complex, datetime.date, datetime.datetime, decimal.Decimal, typing.Generic}
+_BASES = _HOLDERS | {str, bytes, int, float, complex, datetime.date, decimal.Decimal, typing.Generic}
 """Classes that one written in Python may have as its bases: it adds attributes and slots to what they have."""
 
 _TENSOR_FIELDS = (
+    "untyped_storage",
     "data_ptr",
     "shape",
     "stride",
@@ -142,6 +142,7 @@ _TENSOR_FIELDS = (
     "grad_fn",
     "_backward_hooks",
     "_post_accumulate_grad_hooks",
+    "names",  # of older versions of torch
 )
 
 
@@ -162,23 +163,36 @@ class FreshState:
     """
 
     def __init__(self, thawed: Thawed) -> None:
-        kind_of = _kind_in_program if isinstance(thawed, ThawedProgram) else _kind
-        watched = [] if thawed.view is None else thawed.view.addresses()
-        self._snapshot = self._recorded(thawed.root, kind_of, watched)
+        self._snapshot = _recorded(thawed)
+        self._scripts = ScriptState([])
+        self._tensors: list[torch.Tensor] = []
+        self._versions: list[int] = []
+        self._obstacle: str | None = None
+        with self._obstacle_if_it_raises():
+            self._record_scripts(thawed)
+        self._obstacle = self._obstacle or self._snapshot.obstacle or self._scripts.obstacle
+        if self._obstacle is not None:
+            _log.debug("A model is loaded anew for each call: %s.", self._obstacle)
+
+    def _record_scripts(self, thawed: Thawed) -> None:
         wrappers = [s for s in self._snapshot.scripts() if isinstance(s, torch.jit.ScriptModule)]
         if wrappers:
             for wrapper in wrappers:
                 for name in wrapper._c._method_names():
                     getattr(wrapper, name)  # which it keeps among its attributes from the first time on
-            self._snapshot = self._recorded(thawed.root, kind_of, watched)
+            self._snapshot = _recorded(thawed)
         self._scripts = ScriptState([s for s in self._snapshot.scripts() if type(s) is torch._C.ScriptModule])
         for tensor in self._scripts.tensors:
             self._snapshot.add(tensor)
-        self._obstacle = self._snapshot.obstacle or self._scripts.obstacle
-        if self._obstacle is not None:
-            _log.debug("A model is loaded anew for each call: %s.", self._obstacle)
-        self._tensors = self._snapshot.tensors()
-        self._versions: list[int] = []
+        for constant in self._scripts.constants:
+            self._snapshot.ignore_users(constant)
+
+    @contextlib.contextmanager
+    def _obstacle_if_it_raises(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever looking at a model's parts raises
+            self._obstacle = f"to look at it raises {error!r}"
 
     @property
     def model(self) -> Any:
@@ -193,8 +207,11 @@ class FreshState:
     def seal(self) -> None:
         """End the record. Nobody else may hold the model now: who holds a part of it later shows by that."""
         if self.obstacle is None:
-            self._versions = [tensor._version for tensor in self._tensors]
-            self._snapshot.seal()
+            with self._obstacle_if_it_raises():
+                # Those of inference mode have no versions.
+                self._tensors = [tensor for tensor in self._snapshot.tensors() if not tensor.is_inference()]
+                self._versions = [tensor._version for tensor in self._tensors]
+                self._snapshot.seal()
 
     def restore(self) -> bool:
         """Whether all is as it was recorded; attributes of TorchScript modules and versions of tensors are made so.
@@ -213,9 +230,11 @@ class FreshState:
             torch._C._autograd._unsafe_set_version_counter(tuple(self._tensors), tuple(self._versions))
         return True
 
-    @staticmethod
-    def _recorded(model: Any, kind_of: Callable[[type], _Kind], watched: list[tuple[int, int]]) -> _engine.Snapshot:
-        return _engine.Snapshot(model, kind_of, _is_importable, _memory_of, _descriptors(), watched)
+
+def _recorded(thawed: Thawed) -> _engine.Snapshot:
+    kind_of = _kind_in_program if isinstance(thawed, ThawedProgram) else _kind
+    watched = [] if thawed.view is None else thawed.view.addresses()
+    return _engine.Snapshot(thawed.root, kind_of, _is_importable, _memory_of, _users_of, _descriptors(), watched)
 
 
 @functools.cache
@@ -248,10 +267,16 @@ def _new_kind(cls: type) -> _Kind:
         return Kind.HOLDER
     if cls in (types.FunctionType, types.BuiltinFunctionType):
         return Kind.FUNCTION
+    if issubclass(cls, _NAMED):
+        return Kind.NAMED
     if cls is torch._C.ScriptModule:
         return Kind.SCRIPT
+    if cls is torch.UntypedStorage:
+        return Kind.STORAGE
     if cls is type(_LOCK):
         return _form_of_lock
+    if cls in (datetime.datetime, datetime.time, datetime.timezone):
+        return _form_of_time
     if issubclass(cls, torch.Tensor):
         is_plain = cls.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
         return Kind.TENSOR if is_plain and not _has_slots(cls) else Kind.OPAQUE
@@ -280,7 +305,7 @@ def _adds_only_attributes(cls: type) -> bool:
 
 
 def _is_handle(cls: type) -> bool:
-    return cls.__name__ in _HANDLES and cls.__module__.partition(".")[0] == "torch"
+    return cls in _HANDLES or (cls.__name__ == "AOTIModelPackageLoader" and cls.__module__.startswith("torch._C"))
 
 
 def _has_slots(cls: type) -> bool:
@@ -299,7 +324,19 @@ _ARRAY_FIELDS = ("shape", "strides", "dtype", "flags")
 
 
 def _form_of_dtype(dtype: np.dtype[Any]) -> object:
-    return dtype.names, dtype.metadata and dict(dtype.metadata)
+    """Names of fields can be changed, at every depth."""
+    if dtype.metadata is not None:
+        raise TypeError("it holds a numpy dtype with metadata, whose state cannot be seen")
+    if dtype.subdtype is not None:
+        return _form_of_dtype(dtype.base)
+    return dtype.fields and [(name, _form_of_dtype(field[0]), field[1:]) for name, field in dtype.fields.items()]
+
+
+def _form_of_time(time: datetime.datetime | datetime.time | datetime.timezone) -> object:
+    zone = time if isinstance(time, datetime.timezone) else time.tzinfo
+    if zone is not None and (type(zone) is not datetime.timezone or type(zone.tzname(None)) is not str):
+        raise TypeError(f"it holds a time in {type(zone)}, whose state cannot be seen")
+    return None
 
 
 _LOCK = threading.Lock()
@@ -309,22 +346,38 @@ def _form_of_lock(lock: threading.Lock) -> object:
     return lock.locked()
 
 
-def _memory_of(obj: Any) -> tuple[int, int]:
+def _memory_of(obj: Any) -> tuple[int, int, object]:
+    """Others outside may have views of the owner's memory; that shows in the number of its users."""
     if isinstance(obj, torch.Tensor):
         if obj.device.type == "meta":
-            return 0, 0
+            return 0, 0, None
         if obj.device.type != "cpu" or obj.layout is not torch.strided or obj.is_quantized or obj.is_nested:
             raise TypeError(f"it holds a tensor whose bytes cannot be seen: {obj.dtype}, {obj.layout}, {obj.device}")
         storage = obj.untyped_storage()
-        return storage.data_ptr(), storage.nbytes()
+        return storage.data_ptr(), storage.nbytes(), storage
     if isinstance(obj, np.ndarray):
+        base = obj.base if isinstance(obj.base, np.ndarray) else None
         while isinstance(obj.base, np.ndarray):
             obj = obj.base
-        return memory_of(obj)
-    return 0, 0
+        return *memory_of(obj), base
+    return 0, 0, None
+
+
+def _users_of(obj: torch.Tensor | torch.UntypedStorage) -> int:
+    if isinstance(obj, torch.UntypedStorage):
+        return _storage_users(obj._cdata)
+    return _tensor_users(obj)
+
+
+_storage_users: Callable[[int], int] = torch._C._storage_Use_Count
+_tensor_users: Callable[[torch.Tensor], int] = torch._C.TensorBase._use_count  # type: ignore[attr-defined]
 
 
 def _is_importable(function: Any) -> bool:
+    if isinstance(function, types.ModuleType):
+        return sys.modules.get(function.__name__) is function
+    if isinstance(function, logging.Logger):
+        return function is logging.root or logging.Logger.manager.loggerDict.get(function.name) is function
     found: Any = sys.modules.get(function.__module__ or "")
     for name in function.__qualname__.split("."):
         found = getattr(found, name, None)
