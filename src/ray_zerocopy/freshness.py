@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import datetime
 import decimal
 import enum
@@ -149,7 +150,8 @@ _TENSOR_FIELDS = (
 class ThawedProgram(Thawed):
     """The module of a `torch.export.ExportedProgram`.
 
-    None of its code can reach the graph that it was generated from, so that nothing need look at the graph.
+    None of its code can reach the graph that it was generated from, so that nothing need look at the graph; the
+    context variables that it holds are torch's own.
     """
 
 
@@ -251,7 +253,7 @@ def _kind(cls: type) -> _Kind:
 
 
 def _kind_in_program(cls: type) -> _Kind:
-    return Kind.ATOM if cls is torch.fx.Graph else _kind(cls)
+    return Kind.ATOM if cls in (torch.fx.Graph, contextvars.ContextVar) else _kind(cls)
 
 
 _Kind: TypeAlias = Kind | Callable[[Any], object]
