@@ -35,7 +35,7 @@ class Pair(tuple):
 
 
 class Slotted:
-    __slots__ = ("value",)
+    __slots__ = ("other", "value")
 
     def __init__(self) -> None:
         self.value = 0

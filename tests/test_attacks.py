@@ -43,6 +43,7 @@ vars(m.text)                      m.text.seen = 1
 vars(m.number)                    m.number.seen = 1
 vars(m.pair)                      m.pair.seen = 1
 m.slotted.value                   m.slotted.value += 1
+hasattr(m.slotted, 'value')       m.slotted.other = m.slotted.value; del m.slotted.value
 m.forgetful.count                 m.forgetful.count += 1
 m.space.value                     m.space.value += 1
 m.partial.keywords                m.partial.keywords['default'] = 1

@@ -86,6 +86,20 @@ nb::object attributes_of(PyObject* object) {
   return nb::steal(attributes);
 }
 
+// The descriptors of a class's slots, those of its bases included.
+std::vector<nb::object> slots_of(nb::handle cls) {
+  static PyObject* const member = imported("types", "MemberDescriptorType");
+  std::vector<nb::object> slots;
+  for (const nb::handle base : nb::borrow<nb::tuple>(nb::handle(as_type(cls)).attr("__mro__"))) {
+    for (const nb::handle value : nb::getattr(base, "__dict__").attr("values")()) {
+      if (value.type().ptr() == member) {
+        slots.push_back(nb::borrow(value));
+      }
+    }
+  }
+  return slots;
+}
+
 template <typename Visit>
 int visit_one(PyObject* object, void* visit) {
   return (*static_cast<Visit*>(visit))(object) ? 0 : 1;
@@ -97,7 +111,8 @@ int visit_one(PyObject* object, void* visit) {
 struct Snapshot::TypeRecord {
   nb::object cls;
   Kind kind = Kind::opaque;
-  nb::object form;  // Of the kind `formed`: the function.
+  nb::object form;                // Of the kind `formed`: the function.
+  std::vector<nb::object> slots;  // Of a holder: their descriptors.
   traverseproc traverse = nullptr;
   bool is_holder = false;
   bool is_exact_dict = false;
@@ -131,10 +146,26 @@ struct Snapshot::TypeRecord {
     if (is_weak_reference && !visit(checked(PyObject_CallNoArgs(object)).ptr())) {
       return false;
     }
+    for (const nb::object& descriptor : slots) {  // Below, one that is empty does not show.
+      const nb::object value = slot_value(descriptor.ptr(), object);
+      if (!visit(value.is_valid() ? value.ptr() : descriptor.ptr())) {
+        return false;
+      }
+    }
     return traverse == nullptr || traverse(object, &visit_one<Visit>, &visit) == 0;
   }
 
  private:
+  // Nothing where the slot is empty.
+  static nb::object slot_value(PyObject* descriptor, PyObject* object) {
+    const auto get = slot<descrgetfunc>(Py_TYPE(descriptor), Py_tp_descr_get);
+    PyObject* const value = get(descriptor, object, nb::handle(Py_TYPE(object)).ptr());
+    if (value == nullptr) {
+      PyErr_Clear();
+    }
+    return nb::steal(value);
+  }
+
   // The order of an OrderedDict is not that of the dictionary that it is, too.
   template <typename Visit>
   static bool ordered_keys(PyObject* object, Visit& visit) {
@@ -285,6 +316,9 @@ const Snapshot::TypeRecord& Snapshot::type_of(PyObject* object) {
     type->is_holder = type->kind == Kind::holder || type->kind == Kind::script || type->kind == Kind::storage;
     if (type->is_holder || type->kind == Kind::function) {
       type->traverse = slot<traverseproc>(cls, Py_tp_traverse);
+    }
+    if (type->is_holder && is_of_python) {
+      type->slots = slots_of(type->cls);
     }
     known = std::move(type);
   }
@@ -523,8 +557,8 @@ void bind_snapshot(nb::module_& module) {
           "    kind_of: says how the objects of a class are seen; or returns the function that forms each of them,\n"
           "        which is called again to compare: what it returns must be equal then.\n"
           "    is_importable: says of a function or a NAMED object whether others find it by its name.\n"
-          "    memory_of: the address and the size, in bytes, of the memory of a tensor or of a formed object, and the\n"
-          "        object that owns the memory, if that is to be recorded too; None otherwise.\n"
+          "    memory_of: the address and the size, in bytes, of the memory of a tensor or of a formed object, and\n"
+          "        the object that owns the memory, if that is to be recorded too; None otherwise.\n"
           "    users_of: how many C++ objects use a tensor or a storage; called from `seal` on.\n"
           "    tensor_fields: descriptors of torch.Tensor: attributes, and methods that are called.\n"
           "    watched: first and last (exclusive) addresses of memory whose bytes the caller watches.")

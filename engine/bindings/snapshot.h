@@ -38,8 +38,8 @@ using AddressRanges = std::vector<std::pair<std::uintptr_t, std::uintptr_t>>;
 struct Rules {
   nanobind::callable kind_of;        // type -> Kind, or the function that forms its objects (also while comparing).
   nanobind::callable is_importable;  // A function or a named object -> whether its process has it under its name.
-  nanobind::callable memory_of;      // A tensor or a formed object -> address and bytes of its memory, and the object of
-                                     // the graph that owns the memory, or None (also while comparing).
+  nanobind::callable memory_of;      // A tensor or a formed object -> address and bytes of its memory, and what of the
+                                     // graph owns that, or None (also comparing).
   nanobind::callable users_of;       // A tensor or a storage -> how many C++ users it has (only from `seal` on).
   nanobind::tuple
       tensor_fields;  // Descriptors of torch.Tensor (also while comparing): attributes are got, methods called.
