@@ -134,6 +134,19 @@ def test_a_container_is_a_pipeline_too() -> None:
     }
 
 
+def test_a_list_of_modules_is_sliced_and_added(containers: Any) -> None:
+    for copied in copies():
+        layers = copied(containers).layers
+        assert repr(layers) == repr(containers.layers)
+        assert repr(layers).startswith("ModuleList(")
+        assert [layer(X) == os.getpid() for layer in layers[:1]] == [False]
+        assert isinstance(layers[1:], nn.ModuleList)
+        assert [layer(X) == os.getpid() for layer in layers[1][::-1][:5]] == [False]
+        assert [layer(X) == os.getpid() for layer in layers[:1] + layers[1]] == [False, False]
+        assert layers[:1].eval()[0] is layers[0]
+        assert not layers[5:]
+
+
 def test_a_container_with_a_forward_of_its_own_is_a_model() -> None:
     class Stack(nn.ModuleList):
         def forward(self, x: torch.Tensor) -> list[int]:
