@@ -6,7 +6,8 @@ be seen whole is recorded (a whitelist): a model with anything else in it is nev
 
 What lies outside of the model is the process's, as in any Ray worker: attributes of classes, globals of modules,
 members of enums. A holder outside that keeps a part of the model (a cache on a class, say, with the model as its key)
-shows in the number of references to that part.
+shows in the number of references to that part; one that keeps a view of a tensor or an array, in the number of users of
+the memory.
 """
 
 from __future__ import annotations
