@@ -1,7 +1,7 @@
 """What of TorchScript modules a call may have changed, and putting it back.
 
 TorchScript code changes its module by `prim::SetAttr`, by writing to tensors, or by changing a list or dict that an
-attribute holds. Which attributes are ever set is to be seen in the code, so only those need looking at.
+attribute holds. Python's code around it may set any attribute, too.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ _INSERTIONS = ("append", "extend", "insert", "_set_item", "setdefault", "update"
 
 
 class ScriptState:
-    """The attributes of TorchScript modules (`module._c`) that their code may change, as they were. For one thread."""
+    """The attributes of TorchScript modules (`module._c`), as they were. For one thread."""
 
     def __init__(self, modules: Sequence[Any]) -> None:
         self.tensors: list[torch.Tensor] = []
         """All tensors that are attributes or constants; their bytes and forms are for the caller to watch."""
+        self.constants: list[torch.Tensor] = []
+        """Those that are constants: what torch makes of the code in its first calls holds them, too."""
         self.obstacle: str | None = None
         """Why the state cannot be seen: one sentence; None if it can."""
         self._settable: list[_Setting] = []
@@ -60,13 +62,12 @@ class ScriptState:
                     return
                 value = module.getattr(name)
                 self.tensors += _tensors_in(value)
-                if _nesting(kind):
-                    self._containers.append((module, name, value))
-                if is_set:
-                    self._settable.append((module, name, value))
+                # By the module's own code, or by Python's.
+                (self._containers if _nesting(kind) else self._settable).append((module, name, value))
             for name in module._method_names():
                 for constant in constants_of(module._get_method(name)):
-                    self.tensors += _tensors_in(constant)
+                    self.constants += _tensors_in(constant)
+        self.tensors += self.constants
 
     def restore(self) -> bool:
         """Put attributes back; False if a container's content changed, which is not put back."""

@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from ray_zerocopy import store
+from ray_zerocopy.containers import admit_stand_ins
 from ray_zerocopy.image import Image, freeze_each
 from ray_zerocopy.models import (
     check_has_methods,
@@ -249,7 +250,9 @@ def put_together(models: store.Published, rest: Image) -> Any:
         rest: the `FrozenParts.rest`.
     """
     externals = tuple(_stand_in(part, models) if isinstance(part, Original) else part for part in rest.externals)
-    return store.load(dataclasses.replace(rest, externals=externals)).root
+    rewritten = store.load(dataclasses.replace(rest, externals=externals)).root
+    admit_stand_ins(rewritten, lambda cls: issubclass(cls, StandIn) or store.is_ray_reference(cls))
+    return rewritten
 
 
 def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
