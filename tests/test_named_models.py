@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from keeper_actor import keeper, keeper_pid, run_program
+from keeper_actor import failure, keeper, keeper_pid, run_program
 from memory import bits, own_bytes
 from object_store import store_in_use, store_is_empty, until
 from pipelines import Classifier, TwoModels, Worker
@@ -30,6 +30,7 @@ from ray_zerocopy import (
     TaskWrapper,
     get_wrapper,
     list_models,
+    load_pipeline_in_actor,
 )
 from ray_zerocopy.keeper import ModelName, free
 
@@ -88,6 +89,7 @@ ray.get(holder.__ray_ready__.remote())
 @pytest.fixture(scope="module")
 def ended_program(cluster: None) -> Iterator[None]:
     run_program(PROGRAM)
+    assert until(lambda: "not detached" not in names())  # the cluster has noticed the end
     yield
     ray.kill(ray.get_actor("holder"))
 
@@ -232,7 +234,7 @@ def test_a_pipeline_found_by_name_is_as_it_was_wrapped() -> None:
     ActorWrapper(pipeline, ["head"], "meta", name="actor")
     kwargs = get_wrapper("actor").constructor_kwargs
     assert (set(kwargs["model_refs"]), kwargs["device"]) == ({"head"}, "meta")
-    assert ray_zerocopy.load_pipeline_in_actor(**kwargs).head.out.weight.is_meta
+    assert load_pipeline_in_actor(**kwargs).head.out.weight.is_meta
 
 
 def test_freeing_a_wrapper_empties_the_store_and_using_it_afterwards_is_an_error() -> None:
@@ -378,13 +380,15 @@ def test_the_package_is_imported_without_torch_and_has_all_its_names() -> None:
 def test_a_keeper_that_died_starts_again_and_what_it_lost_is_said() -> None:
     wrapper = ActorWrapper(classifier(), name="model", lifetime="detached")
     task = TaskWrapper(classifier(), name="task", lifetime="detached")
-    loaded = wrapper.load()
+    loaded, kwargs = wrapper.load(), wrapper.constructor_kwargs
     before = keeper_pid()
     os.kill(before, signal.SIGKILL)
     with pytest.raises(ModelLostError, match=r"no model 'model' .* was lost.*Wrap the model again under this name"):
         wrapper.load()
     assert issubclass(ModelLostError, ray.exceptions.ObjectLostError)
     assert result(loaded) == result(classifier())
+    # Ray gives objects out until it has noticed the end of their owner.
+    assert until(lambda: failure(lambda: load_pipeline_in_actor(**kwargs))[0] == "ModelLostError")
     with pytest.raises(ModelLostError, match="pipeline: Classifier are lost"):
         task(X)
     ActorWrapper(classifier(), name="model", lifetime="detached")

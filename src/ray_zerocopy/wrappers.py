@@ -53,7 +53,6 @@ class TaskWrapper(Generic[P]):
         method_names: the models' methods that run as tasks, besides `__call__`; a model that lacks one is passed over.
             Other methods and attributes of a model are answered in the caller, by a copy that shares the weights: what
             is changed in that copy, tasks do not see.
-
         name: what `get_wrapper` finds it by, in this namespace of Ray's. The wrapper then pickles as its name: what is
             unpickled, whenever and wherever that is, is the model that has the name then.
         lifetime: "detached": it outlives this process, until it is freed; None: it ends with this process.
