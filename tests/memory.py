@@ -18,15 +18,15 @@ def private_bytes() -> int:
         return sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Private_"))
 
 
-def own_bytes() -> int:
-    """As `private_bytes`, less what is mapped from shared files.
+def own_bytes(pid: int | str = "self") -> int:
+    """As `private_bytes`, of any process, less what is mapped from shared files.
 
     Linux counts a page of a shared file as private to the only process that has it mapped: so it counts an object in
     Ray's store to the driver that put it there, until a worker reads it.
     """
     gc.collect()
     total, is_shared = 0, False
-    with open("/proc/self/smaps") as maps:
+    with open(f"/proc/{pid}/smaps") as maps:
         for line in maps:
             first, *rest = line.split()
             if not first.endswith(":"):

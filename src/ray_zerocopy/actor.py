@@ -25,22 +25,28 @@ from ray_zerocopy.models import (
 class PipelineSkeleton(NamedTuple):
     """What an actor needs, beside the references to the models, to load a pipeline: small to pickle."""
 
-    image: ray.ObjectRef[Image]
+    image: store.Published
     model_names: frozenset[str]
+    description: str = "a pipeline"
+    """What errors call it."""
 
 
-def publish_pipeline(
-    pipeline: Any, model_attr_names: Sequence[str] | None
-) -> tuple[PipelineSkeleton, dict[str, ray.ObjectRef[Any]]]:
-    """Freeze a whole pipeline and publish it, as one object.
+class FrozenPipeline(NamedTuple):
+    """A pipeline on its way to actors."""
+
+    image: Image
+    """Its skeletons are the pipeline's, then those of its models."""
+    models: tuple[str, ...]
+    """Where each outermost model that is shared is within the pipeline: `pipeline.stages['a'][0]`."""
+    description: str
+
+
+def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None) -> FrozenPipeline:
+    """Freeze a whole pipeline.
 
     Args:
         pipeline: any picklable object holding models; it is not changed.
         model_attr_names: attributes whose weights are to be shared; all else is private to each load. None: share all.
-
-    Returns:
-        The skeleton, and a reference for each outermost model that is shared, by its path within the pipeline
-        (`encoder`, `stages['a'][0]`; `pipeline` where that is a model itself).
 
     Raises:
         AttributeError: the pipeline lacks one of `model_attr_names`.
@@ -59,11 +65,45 @@ def publish_pipeline(
     if not frozen.blocks:
         all_models = models if share is None else take_apart(pipeline).models
         check_holds_model(pipeline, all_models, alternative=", a tensor or a numpy array")
-    image = store.publish(frozen)
-    skeleton_of = {path: number for number, path in enumerate(roots)}
-    models_in_image = {path: store.ModelInImage(image, skeleton_of[path]) for path in paths}
-    refs = {name.removeprefix("pipeline."): ray.put(model) for name, model in models_in_image.items()}
-    return PipelineSkeleton(image, frozenset(refs)), refs
+    return FrozenPipeline(frozen, tuple(paths), f"a pipeline ({type(pipeline).__name__})")
+
+
+def published_pipeline(
+    image: store.Published, models: Sequence[str], description: str
+) -> tuple[PipelineSkeleton, dict[str, ray.ObjectRef[Any]]]:
+    """What actors load a pipeline from.
+
+    Args:
+        image: where the image of a `FrozenPipeline` was published.
+        models: the other parts of it.
+        description: likewise.
+
+    Returns:
+        The skeleton, and a reference for each outermost model that is shared, by its path within the pipeline
+        (`encoder`, `stages['a'][0]`; `pipeline` where that is a model itself).
+    """
+    skeletons = dict.fromkeys(["pipeline", *models])
+    number_of = {path: number for number, path in enumerate(skeletons)}
+    refs = {
+        path.removeprefix("pipeline."): ray.put(store.ModelInImage(image, number_of[path], f"{path} of {description}"))
+        for path in models
+    }
+    return PipelineSkeleton(image, frozenset(refs), description), refs
+
+
+def publish_pipeline(
+    pipeline: Any, model_attr_names: Sequence[str] | None
+) -> tuple[PipelineSkeleton, dict[str, ray.ObjectRef[Any]]]:
+    """Freeze a whole pipeline and publish it, as one object of this process.
+
+    Returns:
+        As `published_pipeline`.
+
+    Raises:
+        AttributeError, TypeError: as `freeze_pipeline`.
+    """
+    frozen = freeze_pipeline(pipeline, model_attr_names)
+    return published_pipeline(store.publish(frozen.image), frozen.models, frozen.description)
 
 
 def load_pipeline_in_actor(
@@ -87,6 +127,7 @@ def load_pipeline_in_actor(
         TypeError: `pipeline_skeleton` is something else.
         ValueError: `model_refs` are not the skeleton's; or `device` is not a device.
         RuntimeError: this process lacks the device.
+        ModelLostError: the process that wrapped the pipeline has ended, or the node that has the weights is gone.
     """
     if not isinstance(pipeline_skeleton, PipelineSkeleton):
         raise TypeError(
@@ -97,7 +138,8 @@ def load_pipeline_in_actor(
             f"Expected model_refs named {sorted(pipeline_skeleton.model_names)}, as they were prepared with this "
             f"pipeline_skeleton, got {sorted(model_refs)}."
         )
-    return store.load(pipeline_skeleton.image, present(device)).root
+    image, _, description = pipeline_skeleton
+    return store.load(store.ModelInImage(image, 0, description), present(device)).root
 
 
 def rewrite_pipeline_for_actors(

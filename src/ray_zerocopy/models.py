@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from ray_zerocopy import store
 from ray_zerocopy.compiled import CompiledProgram
-from ray_zerocopy.image import Image, freeze, paths, thaw
+from ray_zerocopy.image import Image, freeze, paths
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -35,14 +35,11 @@ class Parts(NamedTuple):
     models: list[Any]
     rest: Image
 
-    def put_together(self, models: Sequence[Any]) -> Any:
-        """A copy of the pipeline with others in the places of its models, in the order of `models`."""
-        substitutes = iter(models)
+    def filled(self, others: Sequence[Any]) -> Image:
+        """The rest of the pipeline with others in the places of its models, in the order of `models`."""
+        substitutes = iter(others)
         externals = [next(substitutes) if is_model(type(obj)) else obj for obj in self.rest.externals]
-        rest = dataclasses.replace(self.rest, externals=tuple(externals))
-        if not rest.segments:
-            return thaw(rest)
-        return store.load(store.publish(rest)).root  # bulk bytes outside models are shared rather than copied, too
+        return dataclasses.replace(self.rest, externals=tuple(externals))
 
 
 def take_apart(pipeline: Any) -> Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -11,7 +12,7 @@ from torch.export import ExportedProgram
 
 from ray_zerocopy import store
 from ray_zerocopy.containers import admit_stand_ins
-from ray_zerocopy.image import freeze_each
+from ray_zerocopy.image import Image, freeze_each
 from ray_zerocopy.models import (
     check_has_methods,
     check_holds_model,
@@ -20,7 +21,7 @@ from ray_zerocopy.models import (
     paths_of,
     take_apart,
 )
-from ray_zerocopy.special_methods import OWN, SpecialMethods, apply, public_class, supporting
+from ray_zerocopy.special_methods import OWN, SpecialMethods, apply, supporting
 from ray_zerocopy.tasks import RemoteModel
 
 P = TypeVar("P")
@@ -92,7 +93,10 @@ _WRITING_OPERATORS = frozenset(
 class Original(NamedTuple):
     """What a stand-in knows of the model that it stands for. Small to pickle."""
 
-    source: store.ModelInImage
+    number: int
+    """Its skeleton in the image of the pipeline's models."""
+    is_program: bool
+    """Whether it is a `torch.export.ExportedProgram`."""
     description: str
     """Where the model was in its pipeline, and its class."""
     methods: frozenset[str]
@@ -104,12 +108,13 @@ class Original(NamedTuple):
     special_methods: SpecialMethods
 
     @classmethod
-    def of(cls, model: Any, source: store.ModelInImage, path: str, method_names: Sequence[str]) -> Original:
-        """What is to be known of a model, published as `source`; methods that it lacks are passed over."""
+    def of(cls, model: Any, number: int, path: str, method_names: Sequence[str]) -> Original:
+        """What is to be known of a model, the skeleton `number` of its image; methods that it lacks are passed over."""
         kinds = tuple(kind for kind in type(model).__mro__ if kind in _MODULE_CLASSES)
         known = _mutators(kinds) | _MODES
         return cls(
-            source,
+            number,
+            isinstance(model, ExportedProgram),
             f"{path}: {type(model).__name__}",
             frozenset({"__call__", *(name for name in method_names if callable(getattr(model, name, None)))}),
             kinds,
@@ -153,9 +158,10 @@ class StandIn:
     _ray_zerocopy_original: Original
     _ray_zerocopy_remote: RemoteModel
 
-    def __init__(self, original: Original) -> None:
+    def __init__(self, original: Original, image: store.Published) -> None:
         object.__setattr__(self, "_ray_zerocopy_original", original)
-        object.__setattr__(self, "_ray_zerocopy_remote", RemoteModel(original.source))
+        source = store.ModelInImage(image, original.number, original.description)
+        object.__setattr__(self, "_ray_zerocopy_remote", RemoteModel(source))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, in a Ray task; references among the arguments are resolved first, as in any task."""
@@ -183,10 +189,10 @@ class StandIn:
         return sorted({*super().__dir__(), *dir(self._ray_zerocopy_remote.local())})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _stand_in, (public_class(self), self._ray_zerocopy_original)
+        return _stand_in, (self._ray_zerocopy_original, source_of(self).image)
 
     def __copy__(self) -> StandIn:
-        return _stand_in(public_class(self), self._ray_zerocopy_original)
+        return _stand_in(self._ray_zerocopy_original, source_of(self).image)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
         return self.__copy__()
@@ -207,11 +213,19 @@ class ProgramStandIn(StandIn):
 
 def source_of(stand_in: StandIn) -> store.ModelInImage:
     """Where the model of a stand-in was published."""
-    return stand_in._ray_zerocopy_original.source
+    return stand_in._ray_zerocopy_remote.source
 
 
-def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
-    """A copy of a pipeline with a stand-in in each model's place, the models published as one object.
+class FrozenParts(NamedTuple):
+    """A pipeline on its way to workers: its models, and the rest of it."""
+
+    models: Image
+    rest: Image
+    """Its externals are an `Original` in each model's place, and Ray's references."""
+
+
+def freeze_parts(pipeline: Any, method_names: Sequence[str]) -> FrozenParts:
+    """Freeze a pipeline's models and the rest of it apart.
 
     Raises:
         TypeError: something in the pipeline cannot be pickled (the message gives the path to it); it holds no model,
@@ -224,18 +238,40 @@ def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
     check_holds_model(pipeline, parts.models)
     check_has_methods(parts.models, names)
     roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
-    image = store.publish(freeze_each(roots, external=store.is_ray_reference))
-    stand_ins = []
-    for number, (path, model) in enumerate(roots.items()):
-        cls = ProgramStandIn if isinstance(model, ExportedProgram) else StandIn
-        stand_ins.append(_stand_in(cls, Original.of(model, store.ModelInImage(image, number), path, names)))
-    rewritten: P = parts.put_together(stand_ins)
+    originals = [Original.of(model, number, path, names) for number, (path, model) in enumerate(roots.items())]
+    return FrozenParts(freeze_each(roots, external=store.is_ray_reference), parts.filled(originals))
+
+
+def put_together(models: store.Published, rest: Image) -> Any:
+    """The pipeline, with a stand-in in each model's place.
+
+    Args:
+        models: where the `FrozenParts.models` were published.
+        rest: the `FrozenParts.rest`.
+    """
+    externals = tuple(_stand_in(part, models) if isinstance(part, Original) else part for part in rest.externals)
+    rewritten = store.load(dataclasses.replace(rest, externals=externals)).root
     admit_stand_ins(rewritten, lambda cls: issubclass(cls, StandIn) or store.is_ray_reference(cls))
     return rewritten
 
 
-def _stand_in(cls: type[StandIn], original: Original) -> StandIn:
-    return supporting(cls, original.special_methods, _answer_special)(original)
+def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
+    """A copy of a pipeline with a stand-in in each model's place, the models published as one object.
+
+    Raises:
+        TypeError, AttributeError: as `freeze_parts`.
+    """
+    models, rest = freeze_parts(pipeline, method_names)
+    image = store.publish(models)
+    if rest.segments:  # bulk bytes outside models are shared rather than copied, too
+        rest, _ = store.fetch(store.publish(rest))
+    rewritten: P = put_together(image, rest)
+    return rewritten
+
+
+def _stand_in(original: Original, image: store.Published) -> StandIn:
+    cls = ProgramStandIn if original.is_program else StandIn
+    return supporting(cls, original.special_methods, _answer_special)(original, image)
 
 
 def _answer_special(stand_in: StandIn, name: str, /, *args: Any, **kwargs: Any) -> Any:

@@ -1,19 +1,31 @@
-"""Images in Ray's object store: the only file that puts them there and gets them out."""
+"""Images in Ray's object store: the only file that puts them there and gets them out.
+
+An image is one object of the process that publishes it, or it is handed to the keeper, which goes on to own it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import io
 import logging
+import os
+import pickle
 import threading
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import ray
 import torch
 from ray.actor import ActorHandle
+from ray.exceptions import ObjectLostError
 
-from ray_zerocopy import _engine, store_connection
+from ray_zerocopy import _engine, keeper, store_connection
+from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
+from ray_zerocopy.keeper import Kept, Offer, Publication
 
 _log = logging.getLogger("ray_zerocopy")
 
@@ -21,11 +33,23 @@ _SMALL = 1 << 20
 """Bytes below which a private copy is not worth a word: small objects never reach shared memory in Ray."""
 
 
+Published = ray.ObjectRef[Image] | Kept
+"""Where an image is: in the object of the process that wrapped it, or with the keeper."""
+
+
 class ModelInImage(NamedTuple):
     """One model of a published image; it keeps the image. Small to pickle, and `ray.put` makes a reference to it."""
 
-    image: ray.ObjectRef[Image]
+    image: Published
     skeleton: int
+    description: str = "a model"
+    """What errors call it."""
+
+    @property
+    def key(self) -> Hashable:
+        """What tells it apart from all other models in the cluster."""
+        ref = self.image.body if isinstance(self.image, Kept) else self.image
+        return ref.binary(), self.skeleton
 
 
 def is_ray_reference(cls: type) -> bool:
@@ -41,23 +65,103 @@ def publish(image: Image) -> ray.ObjectRef[Image]:
     return ray.put(image)
 
 
+def publish_by_name(
+    name: keeper.ModelName, kind: str, lifetime: keeper.Lifetime | None, replace: bool, head: bytes, images: list[Image]
+) -> None:
+    """Have the keeper own images under a name.
+
+    There is a transient copy of them in the object store until this returns; nothing is copied in private memory.
+
+    Args:
+        name: the name.
+        kind: what to list it as.
+        lifetime: None: the name goes with this process.
+        replace: whether the name may be in use.
+        head: what is found beside the images.
+        images: in the order in which they will be found.
+
+    Raises:
+        ValueError: the name is in use.
+    """
+    bodies = [_Body(image) for image in images]
+    buffers = [buffer for body in bodies for buffer in (pickle.PickleBuffer(body.pickled), *body.segments)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        digests = [pool.map(_digest, body.segments) for body in bodies]
+        transient = ray.put(buffers)  # meanwhile
+        offers = tuple(Offer(tuple(found), tuple(body.references)) for body, found in zip(bodies, digests, strict=True))
+    keeper.publish(Publication(name, kind, lifetime, replace, head, offers), transient)
+
+
+def _digest(segment: pickle.PickleBuffer) -> bytes:
+    return hashlib.sha256(segment.raw()).digest()
+
+
+class _Body(pickle.Pickler):
+    """An image taken apart: its segments and Ray's references, and a pickle of all else."""
+
+    def __init__(self, image: Image) -> None:
+        self.segments: list[pickle.PickleBuffer] = []
+        self.references: list[Any] = []
+        stream = io.BytesIO()
+        super().__init__(stream, protocol=5, buffer_callback=self.segments.append)
+        self.dump(image)
+        self.pickled = stream.getvalue()
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if not is_ray_reference(type(obj)):
+            return None
+        self.references.append(obj)
+        return len(self.references) - 1
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts together what `_Body` took apart."""
+
+    def __init__(self, pickled: Any, segments: Sequence[Any], references: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(pickled), buffers=segments)
+        self._references = references
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._references[pid]
+
+
 def fetch(source: Any) -> tuple[Image, int]:
     """Get a published image, and the number of the skeleton meant in it.
 
-    `source` is an image, a `ModelInImage`, or a reference to one of them.
+    `source` is an image, where one was published, a `ModelInImage`, or a reference to one of them.
 
     No weights are copied where this node's store has them; they are brought to it, once, where it has not.
 
     Raises:
         TypeError: it is, or leads to, something else.
+        ModelLostError: the process that owned the image has ended, or its node is gone.
     """
-    value: Any = ray.get(source) if isinstance(source, ray.ObjectRef) else source
-    skeleton = 0
+    value, skeleton, description = source, 0, "a model"
+    if isinstance(value, ray.ObjectRef):
+        value = _got(value, description)
     if isinstance(value, ModelInImage):
-        value, skeleton = ray.get(value.image), value.skeleton
+        value, skeleton, description = value
+    if isinstance(value, Kept):
+        (pickled,), *bundles = _got([value.body, *value.bundles], description)
+        segments = [bundles[bundle][index] for bundle, index in value.places]
+        value = _Unpickler(pickled, segments, value.references).load()
+    elif isinstance(value, ray.ObjectRef):
+        value = _got(value, description)
     if not isinstance(value, Image):
         raise TypeError(f"Expected a reference to what ray_zerocopy published, got a {type(value).__name__}.")
     return value, skeleton
+
+
+def _got(refs: Any, description: str) -> Any:
+    try:
+        return ray.get(refs)
+    except ObjectLostError as error:
+        raise ModelLostError(
+            f"The weights of {description} are lost ({type(error).__name__}): they live no longer than the process "
+            "that wrapped it, nor than the nodes that have them, and one of these has ended. Wrap the model again; "
+            "for it to outlive the process that wraps it, give it a name: "
+            'ActorWrapper(pipeline, name="...", lifetime="detached"), and the same for the other wrappers.'
+        ) from error
 
 
 def load(source: Any, device: torch.device | str | None = None) -> Thawed:

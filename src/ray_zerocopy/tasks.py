@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 from torch.export import ExportedProgram
 
 from ray_zerocopy import residents, store
+from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.freshness import ThawedProgram
 from ray_zerocopy.image import Thawed
 from ray_zerocopy.messages import Packed, packed, unpacked
@@ -149,8 +151,9 @@ class RemoteModel:
         references = {place: value for place, value in enumerate(values) if isinstance(value, ray.ObjectRef)}
         for place in references:
             values[place] = None
-        key = (self.source.image.binary(), self.source.skeleton)
-        call = _Call(key, None, method, tuple(_Mode.current()), tuple(values), tuple(kwargs), tuple(references))
+        call = _Call(
+            self.source.key, None, method, tuple(_Mode.current()), tuple(values), tuple(kwargs), tuple(references)
+        )
         answer = self._answer(call, references.values()) if self._is_kept else None
         if answer is None or not answer.ran:
             answer = self._answer(call._replace(model=self.source), references.values())
@@ -159,7 +162,12 @@ class RemoteModel:
 
     @staticmethod
     def _answer(call: _Call, references: Iterable[ray.ObjectRef[Any]]) -> _Answer:
-        return _Answer(*unpacked(ray.get(_run.remote(packed(tuple(call)), *references))))
+        try:
+            return _Answer(*unpacked(ray.get(_run.remote(packed(tuple(call)), *references))))
+        except RayTaskError as error:
+            if isinstance(error.cause, ModelLostError):  # which Ray does not unwrap, as it does other exceptions
+                raise error.cause from error
+            raise
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.source,)

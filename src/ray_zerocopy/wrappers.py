@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
-from typing import Any, Generic, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
-from ray_zerocopy.actor import load_pipeline_in_actor, publish_pipeline
+from ray_zerocopy import keeper, named, store
+from ray_zerocopy.actor import PipelineSkeleton, freeze_pipeline, load_pipeline_in_actor, published_pipeline
 from ray_zerocopy.devices import Device, checked
+from ray_zerocopy.errors import ModelLostError
+from ray_zerocopy.keeper import Lifetime, ModelName
 from ray_zerocopy.models import check_holds_script
 from ray_zerocopy.special_methods import OWN, SpecialMethods, apply, public_class, supporting
-from ray_zerocopy.stand_ins import with_stand_ins
+from ray_zerocopy.stand_ins import freeze_parts, put_together, with_stand_ins
 
 P = TypeVar("P")
+A = TypeVar("A", bound="ActorWrapper[Any]")
+
+
+class _GivesWay:
+    """A method that gives way to an attribute of the pipeline; on the class itself it is always the wrapper's."""
+
+    def __init__(self, method: Callable[[Any], None]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, wrapper: Any, owner: type) -> Callable[..., Any]:
+        if wrapper is None:
+            return self._method
+        name = self._method.__name__
+        pipeline = vars(wrapper).get("_ray_zerocopy_pipeline")
+        has_own = name in getattr(pipeline, "__dict__", ()) or hasattr(type(pipeline), name)
+        own: Callable[..., Any] = getattr(pipeline, name) if has_own else self._method.__get__(wrapper)
+        return own
 
 
 class TaskWrapper(Generic[P]):
@@ -31,17 +53,56 @@ class TaskWrapper(Generic[P]):
         method_names: the models' methods that run as tasks, besides `__call__`; a model that lacks one is passed over.
             Other methods and attributes of a model are answered in the caller, by a copy that shares the weights: what
             is changed in that copy, tasks do not see.
+        name: what `get_wrapper` finds it by, in this namespace of Ray's. The wrapper then pickles as its name: what is
+            unpickled, whenever and wherever that is, is the model that has the name then.
+        lifetime: "detached": it outlives this process, until it is freed; None: it ends with this process.
+        replace: whether the name may be in use: what was loaded by it stays valid, and new loads get this model.
 
     Raises:
         TypeError: something in the pipeline cannot be pickled (the message gives the path to it); it holds no model, or
             is a class or a path; or `method_names` is not a sequence of names.
         AttributeError: no model of the pipeline has one of `method_names`; the message names it.
+        ValueError: the name is in use; or a lifetime is given without one.
     """
 
     _ray_zerocopy_pipeline: P  # all other names are the pipeline's
+    _ray_zerocopy_name: ModelName | None
 
-    def __init__(self, pipeline: P, method_names: Sequence[str] = ("__call__",)) -> None:
-        _hold(self, with_stand_ins(pipeline, method_names))
+    def __init__(
+        self,
+        pipeline: P,
+        method_names: Sequence[str] = ("__call__",),
+        *,
+        name: str | None = None,
+        lifetime: Lifetime | None = None,
+        replace: bool = False,
+    ) -> None:
+        naming = named.checked(name, lifetime, replace)
+        if naming is None:
+            _hold(self, with_stand_ins(pipeline, method_names))
+        else:
+            named.publish(naming, public_class(self), None, freeze_parts(pipeline, method_names))
+            _hold(self, _found_pipeline(named.find(naming.name)), naming.name)
+
+    @_GivesWay
+    def free(self) -> None:
+        """Give the model up, and its name, if it has one; the object store lets go of it when nobody uses it any more.
+
+        The wrapper cannot be used afterwards: that raises a `RuntimeError`. Other processes go on with what they have
+        loaded. A pipeline's own `free` goes before this one, which is then called as `TaskWrapper.free(wrapper)`; and
+        a pipeline that is a context manager goes before the wrapper, which otherwise is one itself: `with
+        TaskWrapper(pipeline) as wrapper:` frees it at the end.
+        """
+        if vars(self).pop("_ray_zerocopy_pipeline", None) is not None:
+            object.__setattr__(self, "__class__", public_class(self))  # without the pipeline's special methods
+            if self._ray_zerocopy_name is not None:
+                _free_name(self._ray_zerocopy_name)
+
+    def __enter__(self) -> TaskWrapper[P]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        TaskWrapper.free(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the pipeline. An exception in a task arrives as its own type and as a `ray.exceptions.RayTaskError`."""
@@ -49,7 +110,9 @@ class TaskWrapper(Generic[P]):
         return pipeline(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name in OWN or name == "_ray_zerocopy_pipeline":  # that is missing after an error in __init__
+        if name == "_ray_zerocopy_pipeline":
+            raise RuntimeError(_freed(self))
+        if name in OWN or name == "_ray_zerocopy_name":  # that is missing after an error in __init__
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         try:
             return getattr(self._ray_zerocopy_pipeline, name)
@@ -71,20 +134,34 @@ class TaskWrapper(Generic[P]):
         return sorted({*super().__dir__(), *dir(self._ray_zerocopy_pipeline)})
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._ray_zerocopy_pipeline!r})"
+        held = vars(self)
+        return f"{type(self).__name__}({held.get('_ray_zerocopy_pipeline', '<freed>')!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _task_wrapper_of, (public_class(self), self._ray_zerocopy_pipeline)
+        pipeline = self._ray_zerocopy_pipeline
+        if self._ray_zerocopy_name is not None:
+            return _named_task_wrapper, (self._ray_zerocopy_name,)
+        return _task_wrapper_of, (public_class(self), pipeline)
 
     def __copy__(self) -> TaskWrapper[P]:
-        return _task_wrapper_of(public_class(self), copy.copy(self._ray_zerocopy_pipeline))
+        return _task_wrapper_of(public_class(self), copy.copy(self._ray_zerocopy_pipeline), self._ray_zerocopy_name)
 
 
-def _hold(wrapper: TaskWrapper[P], pipeline: P) -> None:
+def _hold(wrapper: TaskWrapper[P], pipeline: P, name: ModelName | None = None) -> None:
     """Make it the wrapper of this pipeline, with the special methods of that."""
     supports = supporting(type(wrapper), SpecialMethods.of(type(pipeline)), _answer_special)
     object.__setattr__(wrapper, "__class__", supports)
     object.__setattr__(wrapper, "_ray_zerocopy_pipeline", pipeline)
+    object.__setattr__(wrapper, "_ray_zerocopy_name", name)
+
+
+def _freed(wrapper: object) -> str:
+    return f"This {type(wrapper).__name__} was freed: wrap the pipeline again, or get another model by its name."
+
+
+def _free_name(name: ModelName) -> None:
+    with contextlib.suppress(ValueError, ModelLostError):  # somebody else freed it
+        keeper.free(name)
 
 
 def _answer_special(wrapper: TaskWrapper[Any], name: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -95,10 +172,29 @@ def _answer_special(wrapper: TaskWrapper[Any], name: str, /, *args: Any, **kwarg
     return wrapper if result is pipeline else result
 
 
-def _task_wrapper_of(cls: type[TaskWrapper[P]], pipeline: P) -> TaskWrapper[P]:
+def _task_wrapper_of(cls: type[TaskWrapper[P]], pipeline: P, name: ModelName | None = None) -> TaskWrapper[P]:
     wrapper = cls.__new__(cls)
-    _hold(wrapper, pipeline)
+    _hold(wrapper, pipeline, name)
     return wrapper
+
+
+def _found_pipeline(found: named.Found) -> Any:
+    models, rest = found.images
+    return put_together(models, store.fetch(rest)[0])
+
+
+def _named_task_wrapper(name: ModelName) -> TaskWrapper[Any]:
+    found = named.find(name)
+    _check_class(found, name, TaskWrapper)
+    return _task_wrapper_of(found.wrapper_class, _found_pipeline(found), name)
+
+
+def _check_class(found: named.Found, name: ModelName, expected: type) -> None:
+    if not issubclass(found.wrapper_class, expected):
+        raise TypeError(
+            f"The model {name} was wrapped with {expected.__name__}, and has been replaced by one that is wrapped with "
+            f"{found.wrapper_class.__name__}: use ray_zerocopy.get_wrapper({name.name!r})."
+        )
 
 
 class JITTaskWrapper(TaskWrapper[P]):
@@ -107,20 +203,48 @@ class JITTaskWrapper(TaskWrapper[P]):
     Args:
         pipeline: any picklable object holding `torch.jit.ScriptModule`s, wherever they are in it; or one.
         method_names: as for `TaskWrapper`.
+        name: as for `TaskWrapper`.
+        lifetime: as for `TaskWrapper`.
+        replace: as for `TaskWrapper`.
 
     Raises:
         TypeError: the pipeline holds no TorchScript module; or as `TaskWrapper`.
+        ValueError: as `TaskWrapper`.
     """
 
-    def __init__(self, pipeline: P, method_names: Sequence[str] = ("__call__", "forward")) -> None:
+    def __init__(
+        self,
+        pipeline: P,
+        method_names: Sequence[str] = ("__call__", "forward"),
+        *,
+        name: str | None = None,
+        lifetime: Lifetime | None = None,
+        replace: bool = False,
+    ) -> None:
         check_holds_script(pipeline)
-        super().__init__(pipeline, method_names)
+        super().__init__(pipeline, method_names, name=name, lifetime=lifetime, replace=replace)
 
 
 _LOAD = (
     "The pipeline is what load() gives. In the class of an actor, or the class given to map_batches, write "
     "`self.pipeline = wrapper.load()` in __init__, and use self.pipeline."
 )
+
+
+class _Settings(NamedTuple):
+    """What an `ActorWrapper` knows beside the image."""
+
+    models: tuple[str, ...]
+    description: str
+    device: Device | None
+    use_fast_load: bool
+
+
+class _Source(NamedTuple):
+    """Where an `ActorWrapper` loads from."""
+
+    image: store.Published
+    settings: _Settings
 
 
 class ActorWrapper(Generic[P]):
@@ -135,13 +259,18 @@ class ActorWrapper(Generic[P]):
         model_attr_names: attributes whose weights are to be shared; all else is private to each load. None: share all.
         device: where `load()` puts the tensors; None: on the CPU.
         use_fast_load: accepted and reported for compatibility; loading is always fast.
+        name: what `get_wrapper` finds it by, in this namespace of Ray's. The wrapper then pickles as its name, and
+            `load()` gives the model that has the name then.
+        lifetime: "detached": it outlives this process, until it is freed; None: it ends with this process.
+        replace: whether the name may be in use: what was loaded by it stays valid, and new loads get this model.
 
     Raises:
         AttributeError: the pipeline lacks one of `model_attr_names`; the message names it.
         TypeError: something in the pipeline cannot be pickled (the message gives the path to it); it holds neither a
             model nor a tensor nor a numpy array, or is a class or a path; or `model_attr_names` is not a sequence of
             names.
-        ValueError: `device` is not a device; the message names it.
+        ValueError: `device` is not a device; the message names it. Or the name is in use; or a lifetime is given
+            without one.
     """
 
     def __init__(
@@ -150,11 +279,22 @@ class ActorWrapper(Generic[P]):
         model_attr_names: Sequence[str] | None = None,
         device: Device | None = None,
         use_fast_load: bool = False,
+        *,
+        name: str | None = None,
+        lifetime: Lifetime | None = None,
+        replace: bool = False,
     ) -> None:
         checked(device)
-        self._device = device
-        self._use_fast_load = use_fast_load
-        self._pipeline_skeleton, self._model_refs = publish_pipeline(pipeline, model_attr_names)
+        naming = named.checked(name, lifetime, replace)
+        image, models, description = freeze_pipeline(pipeline, model_attr_names)
+        settings = _Settings(models, description, device, use_fast_load)
+        self._source: _Source | ModelName | None
+        """Where to load from, or the name that says it; None: the wrapper was freed."""
+        if naming is None:
+            self._source = _Source(store.publish(image), settings)
+        else:
+            named.publish(naming, type(self), settings, [image])
+            self._source = naming.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise a TypeError that says to call `load()`: a function would load the pipeline for each call."""
@@ -166,16 +306,34 @@ class ActorWrapper(Generic[P]):
         raise AttributeError(message if is_special else f"{message}. {_LOAD}", name=name, obj=self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: its load(), called in an actor, gives the pipeline>"
+        source = vars(self).get("_source")  # which is missing after an error in __init__
+        name = f" {source}" if isinstance(source, ModelName) else ""
+        return f"<{type(self).__name__}{name}: its load(), called in an actor, gives the pipeline>"
+
+    def _current(self) -> _Source:
+        """Where to load from now."""
+        source = self._source
+        if source is None:
+            raise RuntimeError(_freed(self))
+        if isinstance(source, _Source):
+            return source
+        found = named.find(source)
+        _check_class(found, source, ActorWrapper)
+        return _Source(found.images[0], found.settings)
 
     @property
     def constructor_kwargs(self) -> dict[str, Any]:
-        """Arguments for `ray_zerocopy.actor.load_pipeline_in_actor`, to hand to an actor instead of the wrapper."""
+        """Arguments for `ray_zerocopy.actor.load_pipeline_in_actor`, to hand to an actor instead of the wrapper.
+
+        Of a model that has a name they are those of the present one, and stay so.
+        """
+        image, settings = self._current()
+        skeleton, refs = published_pipeline(image, settings.models, settings.description)
         return {
-            "pipeline_skeleton": self._pipeline_skeleton,
-            "model_refs": dict(self._model_refs),
-            "device": self._device,
-            "use_fast_load": self._use_fast_load,
+            "pipeline_skeleton": skeleton,
+            "model_refs": refs,
+            "device": settings.device,
+            "use_fast_load": settings.use_fast_load,
         }
 
     def load(self, device: Device | None = None) -> P:
@@ -185,12 +343,31 @@ class ActorWrapper(Generic[P]):
             device: where its tensors go; None: where the constructor was told.
 
         Raises:
-            ValueError: `device` is not a device.
-            RuntimeError: this process lacks the device; the message says which it has.
+            ValueError: `device` is not a device; or there is no model of the wrapper's name any more.
+            RuntimeError: this process lacks the device; the message says which it has. Or the wrapper was freed.
+            ModelLostError: the process that wrapped the pipeline has ended, or the node that has the weights is gone.
         """
-        kwargs = self.constructor_kwargs
-        loaded: P = load_pipeline_in_actor(**(kwargs if device is None else kwargs | {"device": device}))
+        image, settings = self._current()
+        skeleton = PipelineSkeleton(image, frozenset(), settings.description)
+        loaded: P = load_pipeline_in_actor(skeleton, {}, settings.device if device is None else device)
         return loaded
+
+    def free(self) -> None:
+        """Give the model up, and its name, if it has one; the object store lets go of it when nobody uses it any more.
+
+        The wrapper cannot be used afterwards: that raises a `RuntimeError`. Other processes go on with what they have
+        loaded, and may load from wrappers without a name that they were given. A wrapper is a context manager as well:
+        `with ActorWrapper(pipeline) as wrapper:` frees it at the end.
+        """
+        source, self._source = self._source, None
+        if isinstance(source, ModelName):
+            _free_name(source)
+
+    def __enter__(self: A) -> A:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.free()
 
 
 class JITActorWrapper(ActorWrapper[P]):
@@ -200,6 +377,9 @@ class JITActorWrapper(ActorWrapper[P]):
         pipeline: any picklable object holding `torch.jit.ScriptModule`s, wherever they are in it; or one.
         model_attr_names: as for `ActorWrapper`.
         device: as for `ActorWrapper`.
+        name: as for `ActorWrapper`.
+        lifetime: as for `ActorWrapper`.
+        replace: as for `ActorWrapper`.
 
     Raises:
         AttributeError, ValueError: as `ActorWrapper`.
@@ -207,12 +387,39 @@ class JITActorWrapper(ActorWrapper[P]):
     """
 
     def __init__(
-        self, pipeline: P, model_attr_names: Sequence[str] | None = None, device: Device | None = None
+        self,
+        pipeline: P,
+        model_attr_names: Sequence[str] | None = None,
+        device: Device | None = None,
+        *,
+        name: str | None = None,
+        lifetime: Lifetime | None = None,
+        replace: bool = False,
     ) -> None:
         check_holds_script(pipeline)
-        super().__init__(pipeline, model_attr_names, device)
+        super().__init__(pipeline, model_attr_names, device, name=name, lifetime=lifetime, replace=replace)
 
     @property
     def constructor_kwargs(self) -> dict[str, Any]:
         """Arguments for `ray_zerocopy.jit.actor.load_pipeline_in_actor`."""
         return {name: value for name, value in super().constructor_kwargs.items() if name != "use_fast_load"}
+
+
+def get_wrapper(name: str, namespace: str | None = None) -> Any:
+    """The wrapper of a model that has a name, of the class that it was wrapped with.
+
+    Args:
+        name: as given to the wrapper, by any program of the cluster.
+        namespace: the one of Ray's that the program was in; None: that of this process, as for `ray.get_actor`.
+
+    Raises:
+        ValueError: there is no model of that name; the message lists those that there are.
+        ModelLostError: the same, after the actor that keeps models was lost with its node.
+    """
+    full = ModelName.here(name, namespace)
+    found = named.find(full)
+    if issubclass(found.wrapper_class, TaskWrapper):
+        return _task_wrapper_of(found.wrapper_class, _found_pipeline(found), full)
+    wrapper = object.__new__(found.wrapper_class)
+    vars(wrapper)["_source"] = full
+    return wrapper

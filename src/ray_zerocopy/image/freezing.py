@@ -168,10 +168,10 @@ class _Pickler(cloudpickle.CloudPickler):
 
     def __init__(self, walk: _Walk, modules: ModuleReducer) -> None:
         self._stream = io.BytesIO()
-        super().__init__(self._stream, protocol=5, buffer_callback=self._take_buffer)  # type: ignore[no-untyped-call]
+        self._buffers = _Buffers(walk.blocks)
+        super().__init__(self._stream, protocol=5, buffer_callback=self._buffers.take)  # type: ignore[no-untyped-call]
         self._walk = walk
         self._module_reducer = modules
-        self._buffers: list[int] = []
         self._modules: list[nn.Module] = []
         self._scripts: set[int] = set()
         self._reducers: dict[type, _Reducer] = {}
@@ -183,7 +183,8 @@ class _Pickler(cloudpickle.CloudPickler):
         recurrent = [module for module in self._modules if isinstance(module, nn.RNNBase)]
         scripts = {id(m): (m, python_attributes(m)) for m in self._modules if isinstance(m, torch.jit.ScriptModule)}
         self.dump((training, recurrent, list(scripts.values())))  # type: ignore[no-untyped-call]
-        return _FrozenRoot(self._stream.getvalue(), tuple(self._buffers), met, frozenset(self._scripts))
+        self._reducers.clear()  # which refer to this pickler, and it to all it met: that is not left to the collector
+        return _FrozenRoot(self._stream.getvalue(), tuple(self._buffers.numbers), met, frozenset(self._scripts))
 
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
@@ -253,13 +254,22 @@ class _Pickler(cloudpickle.CloudPickler):
         self._module_reducer.meet(dictionary)
         return self._by_default(dictionary)
 
-    def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+
+class _Buffers:
+    """The blocks of the `pickle.PickleBuffer`s that a pickler meets."""
+
+    def __init__(self, blocks: BlockTable) -> None:
+        self.numbers: list[int] = []
+        self._blocks = blocks
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether the pickler is to keep the bytes in its stream."""
         try:
             flat = np.frombuffer(buffer.raw(), np.uint8)
         except (BufferError, ValueError):  # not contiguous, or empty: numpy has no view of it
             return True
         address = flat.__array_interface__["data"][0]
-        self._buffers.append(self._walk.blocks.add(address, flat.nbytes, buffer, host=True))
+        self.numbers.append(self._blocks.add(address, flat.nbytes, buffer, host=True))
         return False
 
 

@@ -1,0 +1,73 @@
+"""`python -m ray_zerocopy`: the models of a running cluster that have names."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+import ray
+from ray.exceptions import RayError
+
+from ray_zerocopy import keeper
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: those of the command line; None: this process's.
+
+    Returns:
+        The exit status: 0; 1 if there is no cluster, or no such model, which is said on standard error.
+    """
+    parser = argparse.ArgumentParser(prog="python -m ray_zerocopy", description=__doc__)
+    parser.add_argument("--address", default="auto", help="of the cluster; default: the one that runs on this machine")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="lists the models that have names")
+    free = commands.add_parser("free", help="forgets a model's name; loaded models stay valid")
+    free.add_argument("name", metavar="NAME")
+    free.add_argument("--namespace", help="needed where several namespaces have the name")
+    given = parser.parse_args(arguments)
+    try:
+        ray.init(address=given.address, logging_level=logging.ERROR, log_to_driver=False)
+        print(_list() if given.command == "list" else _free(given.name, given.namespace))
+    except (ConnectionError, ValueError, RayError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _list() -> str:
+    rows = [("NAME", "NAMESPACE", "KIND", "LIFETIME", "MB", "CREATED (UTC)", "SHARES WITH")]
+    for model in keeper.list_models():
+        rows.append(
+            (
+                model.name,
+                model.namespace,
+                model.kind,
+                model.lifetime or "-",
+                f"{model.nbytes / 1e6:.1f}",
+                f"{model.created:%Y-%m-%d %H:%M:%S}",
+                ", ".join(model.shares_with) or "-",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _free(name: str, namespace: str | None) -> str:
+    if namespace is None:
+        namespaces = [model.namespace for model in keeper.list_models() if model.name == name]
+        if len(namespaces) > 1:
+            raise ValueError(f"Several namespaces have a model {name!r}: give --namespace, one of {namespaces}.")
+        namespace = next(iter(namespaces), None)
+    freed = keeper.ModelName.here(name, namespace)
+    keeper.free(freed)
+    return f"freed {freed}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

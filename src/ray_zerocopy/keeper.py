@@ -1,0 +1,345 @@
+"""The keeper: a detached actor that owns the models that have names, so that these outlive the programs that wrap them.
+
+A Ray object dies with the process that put it. The keeper therefore puts the models itself: a program hands it a
+transient copy in the object store, which it reads in place. It holds segments by their content, so that models with
+equal weights have one copy of them. It imports neither torch nor anything of the user's: what it keeps is bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pickle import PickleBuffer
+from typing import Any, Literal, NamedTuple
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_zerocopy.errors import ModelLostError
+
+Lifetime = Literal["detached"]
+
+_NAMESPACE = "ray_zerocopy"
+_NAME = "keeper"
+
+
+class ModelName(NamedTuple):
+    """A model's name, unique within its namespace, which is one of Ray's."""
+
+    name: str
+    namespace: str
+
+    @classmethod
+    def here(cls, name: str, namespace: str | None = None) -> ModelName:
+        """The name in a namespace; None: in this process's. Ray is started if it is not running."""
+        _connect()
+        return cls(name, ray.get_runtime_context().namespace if namespace is None else namespace)
+
+    def __str__(self) -> str:
+        return f"{self.name!r} in the namespace {self.namespace!r}"
+
+
+class Offer(NamedTuple):
+    """An image on its way to the keeper. Its bytes travel beside it: the body, then each segment."""
+
+    digests: tuple[bytes, ...]
+    """Of the segments, in their order."""
+    references: tuple[Any, ...]
+    """Ray's references that the body leaves out."""
+
+
+class Kept(NamedTuple):
+    """Where the keeper has an image. As long as anybody holds this, the image stays there.
+
+    Only Ray is to pickle it, as part of an argument or a result: other pickles pin the image for as long as the
+    process lives that made them.
+    """
+
+    body: ray.ObjectRef[Any]
+    """All of the image but its segments and Ray's references."""
+    bundles: tuple[ray.ObjectRef[Any], ...]
+    """Lists of segments, of this image and of others."""
+    places: tuple[tuple[int, int], ...]
+    """Of each segment the bundle, and its index in that."""
+    references: tuple[Any, ...]
+
+
+class Version(NamedTuple):
+    """What a name stands for."""
+
+    head: bytes
+    """What the wrappers know of the model; the keeper does not read it."""
+    images: tuple[Kept, ...]
+
+
+class KeptModel(NamedTuple):
+    """A model that has a name, as `list_models` shows it."""
+
+    name: str
+    namespace: str
+    kind: str
+    """The class that wrapped it, such as `ActorWrapper`."""
+    nbytes: int
+    """Bytes of its weights in the object store of each node that uses it, shared ones included."""
+    created: datetime
+    """When it was published, or last replaced."""
+    lifetime: Lifetime | None
+    shares_with: tuple[str, ...]
+    """The names of the models that have some of these weights, in the same copy."""
+
+
+class Publication(NamedTuple):
+    """What a program asks the keeper to keep."""
+
+    name: ModelName
+    kind: str
+    lifetime: Lifetime | None
+    replace: bool
+    head: bytes
+    offers: tuple[Offer, ...]
+
+
+class _Answer(NamedTuple):
+    version: Version | None
+    names: tuple[ModelName, ...]
+    """All that there are."""
+    is_restarted: bool
+    """Whether the keeper has lost what it had."""
+
+
+_Key = tuple[bytes, int]
+"""A segment's digest, and how many equal ones come before it in its image: these stay apart, as they were."""
+
+
+class _Place(NamedTuple):
+    bundle: ray.ObjectRef[Any]
+    number: int
+    nbytes: int
+
+
+class _Model(NamedTuple):
+    version: Version
+    keys: frozenset[_Key]
+    kind: str
+    created: datetime
+    lease: ray.ObjectRef[Any] | None
+
+
+class Keeper:
+    """The actor. All its methods run in one thread, and none is interrupted by another but where it awaits."""
+
+    def __init__(self) -> None:
+        self._is_restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        self._models: dict[ModelName, _Model] = {}
+        self._places: dict[_Key, _Place] = {}
+        self._watches: dict[ray.ObjectRef[Any], asyncio.Task[None]] = {}
+
+    async def publish(self, asked: Publication, buffers: Sequence[Any], lease: Sequence[ray.ObjectRef[Any]]) -> bool:
+        """Keep a model under a name, in one step; False, and nothing is changed, if the name is taken.
+
+        Args:
+            asked: what to keep.
+            buffers: of each image the body and the segments, in the object store.
+            lease: the result of `pending` that the name is not to outlive, if any.
+        """
+        if asked.name in self._models and not asked.replace:
+            return False
+        keys: set[_Key] = set()
+        remaining = iter(buffers)
+        try:
+            images = tuple(self._keep(offer, remaining, keys) for offer in asked.offers)
+            model = _Model(
+                Version(asked.head, images),
+                frozenset(keys),
+                asked.kind,
+                datetime.now(UTC),
+                next(iter(lease), None),
+            )
+            self._models[asked.name] = model
+        finally:
+            self._release_unused()
+        if model.lease is not None and model.lease not in self._watches:
+            self._watches[model.lease] = asyncio.ensure_future(self._watch(model.lease))
+        return True
+
+    def _keep(self, offer: Offer, remaining: Iterator[Any], used: set[_Key]) -> Kept:
+        """Put what of an image is not here yet: its body as an object, its segments as another."""
+        body = ray.put([PickleBuffer(next(remaining))])
+        segments = list(islice(remaining, len(offer.digests)))
+        keys = _keys(offer.digests)
+        new = [number for number, key in enumerate(keys) if key not in self._places]
+        if new:
+            bundle = ray.put([PickleBuffer(segments[number]) for number in new])
+            for index, number in enumerate(new):
+                self._places[keys[number]] = _Place(bundle, index, memoryview(segments[number]).nbytes)
+        used.update(keys)
+        places = [self._places[key] for key in keys]
+        bundles = {bundle: number for number, bundle in enumerate(dict.fromkeys(place.bundle for place in places))}
+        indices = tuple((bundles[place.bundle], place.number) for place in places)
+        return Kept(body, tuple(bundles), indices, offer.references)
+
+    def _release_unused(self) -> None:
+        """Let go of the bundles that no model needs any segment of."""
+        keys = {key for model in self._models.values() for key in model.keys}
+        bundles = {self._places[key].bundle for key in keys}
+        self._places = {key: place for key, place in self._places.items() if place.bundle in bundles}
+
+    async def pending(self) -> None:
+        """Never returns: its result, which its caller owns, is lost when the process of the caller ends."""
+        await asyncio.Event().wait()
+
+    async def _watch(self, lease: Any) -> None:
+        try:
+            await lease
+        except RayError:  # its owner has ended
+            for name in [name for name, model in self._models.items() if model.lease == lease]:
+                del self._models[name]
+            self._release_unused()
+        del self._watches[lease]
+
+    async def find(self, name: ModelName) -> _Answer:
+        """What a name stands for."""
+        model = self._models.get(name)
+        return _Answer(None if model is None else model.version, tuple(self._models), self._is_restarted)
+
+    async def free(self, name: ModelName) -> _Answer:
+        """Forget a name. What it stood for stays as long as anybody uses it."""
+        answer = await self.find(name)
+        self._models.pop(name, None)
+        self._release_unused()
+        return answer
+
+    async def models(self) -> list[KeptModel]:
+        """All models, by namespace and name."""
+        found = []
+        for name, model in sorted(self._models.items(), key=lambda item: (item[0].namespace, item[0].name)):
+            others = sorted(o.name for o, other in self._models.items() if o != name and other.keys & model.keys)
+            nbytes = sum(self._places[key].nbytes for key in model.keys)
+            lifetime: Lifetime | None = "detached" if model.lease is None else None
+            found.append(KeptModel(*name, model.kind, nbytes, model.created, lifetime, tuple(others)))
+        return found
+
+
+def _keys(digests: Iterable[bytes]) -> list[_Key]:
+    seen: dict[bytes, int] = {}
+    keys = []
+    for digest in digests:
+        seen[digest] = seen.get(digest, -1) + 1
+        keys.append((digest, seen[digest]))
+    return keys
+
+
+def is_taken(name: ModelName) -> bool:
+    """Whether there is a model of this name."""
+    keeper = _existing()
+    return keeper is not None and ray.get(keeper.find.remote(name)).version is not None
+
+
+def publish(asked: Publication, transient: ray.ObjectRef[list[Any]]) -> None:
+    """Have a model kept under a name; it is visible under it to everybody when this returns.
+
+    Args:
+        asked: what to keep.
+        transient: of each image the body and the segments. It is not needed any more when this returns.
+
+    Raises:
+        ValueError: the name is taken, and not to be replaced.
+    """
+    keeper = _started()
+    lease = [] if asked.lifetime == "detached" else [_lease(ray.get_runtime_context().get_worker_id())]
+    if not ray.get(keeper.publish.remote(asked, transient, lease)):
+        raise taken(asked.name)
+
+
+def taken(name: ModelName) -> ValueError:
+    """The error for a name that is in use."""
+    return ValueError(
+        f"There is a model {name} already. Choose another name, give replace=True to have new loads get the new "
+        f"model, or free the other: ray_zerocopy.get_wrapper({name.name!r}).free()."
+    )
+
+
+def find(name: ModelName) -> Version:
+    """The present version of a model.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those that there are.
+        ModelLostError: the same, after the keeper was restarted and lost all that it had.
+    """
+    keeper = _existing()
+    answer = _Answer(None, (), False) if keeper is None else ray.get(keeper.find.remote(name))
+    if answer.version is None:
+        raise _unknown(name, answer)
+    return answer.version
+
+
+def free(name: ModelName) -> None:
+    """Forget a model's name; the store's copy goes when nobody uses it any more. Nothing happens to loaded ones.
+
+    Raises:
+        ValueError, ModelLostError: as `find`.
+    """
+    keeper = _existing()
+    answer = _Answer(None, (), False) if keeper is None else ray.get(keeper.free.remote(name))
+    if answer.version is None:
+        raise _unknown(name, answer)
+
+
+def list_models() -> list[KeptModel]:
+    """The models of the cluster that have names, of all namespaces, by namespace and name."""
+    _connect()
+    keeper = _existing()
+    return [] if keeper is None else ray.get(keeper.models.remote())
+
+
+def _unknown(name: ModelName, answer: _Answer) -> ValueError | ModelLostError:
+    if answer.is_restarted:
+        return ModelLostError(
+            f"There is no model {name}. The actor that keeps named models was lost, most likely with its node, and "
+            "was started again without what it had. Wrap the model again under this name: "
+            f"ActorWrapper(pipeline, name={name.name!r}, lifetime='detached'), or as it was wrapped before."
+        )
+    names = ", ".join(map(str, sorted(answer.names))) or "none at all"
+    return ValueError(f"There is no model {name}. There are: {names}.")
+
+
+def _connect() -> None:
+    if not ray.is_initialized():
+        ray.init()
+
+
+def _existing() -> Any | None:
+    try:
+        return ray.get_actor(_NAME, _NAMESPACE)
+    except ValueError:
+        return None
+
+
+def _started() -> Any:
+    here = ray.get_runtime_context().get_node_id()
+    return (
+        ray.remote(Keeper)
+        .options(
+            name=_NAME,
+            namespace=_NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            # The first model need not move to another node to be kept. After the loss of this node any other will do.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+        )
+        .remote()
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _lease(worker: str) -> ray.ObjectRef[Any]:
+    """What tells the keeper of the end of this process, one for each connection to Ray."""
+    ref: ray.ObjectRef[Any] = _started().pending.remote()
+    return ref

@@ -1,0 +1,50 @@
+"""The actor that keeps named models, seen from outside, and programs that end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import ray
+
+
+def keeper() -> Any:
+    return ray.get_actor("keeper", namespace="ray_zerocopy")
+
+
+def keeper_pid() -> int:
+    return ray.get(keeper().__ray_call__.remote(lambda _: __import__("os").getpid()))
+
+
+def run_program(code: str, namespace: str | None = None) -> str:
+    """Run a program of its own, connected to this cluster, to its end; returns what it printed."""
+    context = ray.get_runtime_context()
+    connect = f"import ray; ray.init({context.gcs_address!r}, namespace={namespace or context.namespace!r})\n"
+    ended = subprocess.run([sys.executable, "-c", connect + code], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@ray.remote(num_cpus=0)
+class Holder:
+    """Holds what it was given by a program that ends."""
+
+    def __init__(self, actor_wrapper: Any, task_wrapper: Any) -> None:
+        self.actor_wrapper = actor_wrapper
+        self.task_wrapper = task_wrapper
+
+    def load(self) -> Any:
+        return failure(self.actor_wrapper.load)
+
+    def call(self, x: Any) -> Any:
+        return failure(self.task_wrapper, x)
+
+
+def failure(function: Any, *args: Any) -> tuple[str, str]:
+    """The class and the message of what `function(*args)` raises."""
+    try:
+        function(*args)
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "nothing", ""

@@ -1,0 +1,50 @@
+"""A node goes, and with it the actor that keeps named models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+import torch
+from memory import bits
+from pipelines import Classifier
+from ray.cluster_utils import Cluster
+
+from ray_zerocopy import ActorWrapper, ModelLostError, get_wrapper, list_models
+
+
+@pytest.fixture
+def cluster_of_two() -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
+    ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier().eval()
+
+
+@ray.remote(num_cpus=0, resources={"second": 1})
+def wrap_there() -> ActorWrapper[Classifier]:
+    return ActorWrapper(classifier(), name="model", lifetime="detached")
+
+
+def test_the_keeper_starts_again_on_another_node_without_what_it_had_and_says_so(cluster_of_two: Cluster) -> None:
+    node = cluster_of_two.add_node(num_cpus=0, resources={"second": 1}, object_store_memory=100 << 20)
+    x = torch.randn(3, 16)
+    with torch.no_grad():
+        expected = bits(classifier()(x))
+        wrapper = ray.get(wrap_there.remote())
+        loaded = wrapper.load()
+        assert bits(loaded(x)) == expected
+        cluster_of_two.remove_node(node)
+        with pytest.raises(ModelLostError, match=r"was lost, most likely with its node.* Wrap the model again"):
+            wrapper.load()
+        assert list_models() == []
+        assert bits(loaded(x)) == expected
+        ActorWrapper(classifier(), name="model", lifetime="detached")
+        assert bits(wrapper.load()(x)) == bits(get_wrapper("model").load()(x)) == expected

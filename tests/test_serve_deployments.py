@@ -1,0 +1,115 @@
+"""Ray Serve: applications whose models outlive whatever deployed them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from object_store import store_in_use, until
+from ray import serve
+from ray.cluster_utils import Cluster
+from serve_app import Server, classifier
+
+from ray_zerocopy import ActorWrapper
+
+X = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Any]:
+    """A cluster that goes on when programs end, and its first node."""
+    options = {"num_cpus": 4, "object_store_memory": 300 << 20, "include_dashboard": True, "dashboard_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args={**options, "dashboard_agent_listen_port": 0})
+    yield cluster.head_node
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def run(*arguments: str) -> None:
+    ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+
+
+def answer(port: int, route: str) -> dict[str, Any] | None:
+    """What a replica answers over HTTP; None: nothing yet."""
+    try:
+        data = json.dumps(X.tolist()).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{route}", data, timeout=10) as response:
+            answered: dict[str, Any] = json.load(response)
+            return answered
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def pids(port: int, route: str, seen: set[int]) -> set[int]:
+    """`seen`, and the replica that answers now, if one does; what it answers must be right."""
+    answered = answer(port, route)
+    if answered is not None:
+        with torch.no_grad():
+            assert torch.allclose(torch.tensor(answered["result"]), classifier()(X), atol=1e-5)
+        seen.add(answered["pid"])
+    return seen
+
+
+PROGRAM = """
+import sys, ray
+from ray import serve
+from serve_app import build
+address, port = sys.argv[1:]
+ray.init(address)
+serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
+serve.run(build({"model": "by a program"}), name="program", route_prefix="/program")
+"""
+
+
+def test_applications_deployed_by_config_and_by_a_program_that_ended_go_on_when_all_their_replicas_are_killed(
+    head: Any, port: int, tmp_path: Path
+) -> None:
+    application = {"name": "config", "route_prefix": "/config", "import_path": "serve_app:build"}
+    http = {"http_options": {"host": "127.0.0.1", "port": port}, "proxy_location": "HeadOnly"}
+    config = tmp_path / "config.yaml"  # JSON is YAML
+    config.write_text(json.dumps({**http, "applications": [{**application, "args": {"model": "by config"}}]}))
+    run("-m", "ray.serve.scripts", "deploy", str(config), "--address", f"http://{head.webui_url}")
+    run("-c", PROGRAM, head.address, str(port))
+    killed: dict[str, set[int]] = {"config": set(), "program": set()}
+    for route, replicas in killed.items():
+        assert until(lambda route=route, replicas=replicas: len(pids(port, route, replicas)) == 2, 60)
+    for pid in set.union(*killed.values()):
+        os.kill(pid, signal.SIGKILL)
+    for route, replicas in killed.items():
+        assert until(lambda route=route, replicas=replicas: bool(pids(port, route, set()) - replicas), 60)
+
+
+def test_redeployments_leave_the_store_flat(head: Any, port: int) -> None:
+    ray.init(head.address, logging_level="ERROR", log_to_driver=False)
+    before = store_in_use()
+    model = classifier(width=2048)  # 17 MB
+    one = Server.options(num_replicas=1)
+    for number in range(3):
+        with torch.no_grad():
+            model.out.bias.fill_(number)
+        wrapper = ActorWrapper(model, name="redeployed", lifetime="detached", replace=True)
+        serve.run(one.bind(wrapper), name="redeployed", route_prefix="/redeployed")
+    assert until(lambda: store_in_use() - before < 1.2 * 2048 * 2048 * 4)
+    serve.delete("redeployed")
+    wrapper.free()
+    assert until(lambda: store_in_use() - before < 1 << 20)
