@@ -73,7 +73,7 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
     if thawed.view is not None:
         with contextlib.suppress(OSError):  # no thread to be had: then the first call takes its page faults itself
             thawed.view.prefault()
-        mapped = image.skeletons[skeleton].mapped_segments(torch.device("cpu" if device is None else device))
+        mapped = image.skeleton(skeleton).mapped_segments(torch.device("cpu" if device is None else device))
         segments = [image.segments[number] for number in mapped]
         unshared = sum(len(segment) for segment in segments if isinstance(segment, bytes))
         if thawed.view.copied_bytes - unshared > _SMALL:
