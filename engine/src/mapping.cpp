@@ -113,7 +113,7 @@ std::optional<Mapping> Mappings::find(std::uintptr_t address) {
   }
   if (maps_.number() != -1) {
     const Result<Mapping> asked = system_->query_mapping(maps_.number(), address);
-    if (asked.ok()) {
+    if (asked.ok() && asked.value.begin <= address && address < asked.value.end) {
       known_.insert(std::ranges::upper_bound(known_, address, {}, &Mapping::begin), asked.value);
       return asked.value;
     }
