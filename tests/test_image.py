@@ -392,7 +392,7 @@ def test_tensors_of_unusual_shapes_keep_shape_and_stride(shape: tuple[int, ...])
 @pytest.mark.parametrize(("offset", "shape"), [(0, (17,)), (4, (4, 4)), (65, ()), (0, (2**62, 4)), (2**63, (1,))])
 def test_a_view_gives_no_tensor_beyond_its_segment(offset: int, shape: tuple[int, ...]) -> None:
     view = _engine.View([bytes(64)])
-    with pytest.raises(ValueError, match="bytes|64 bits"):
+    with pytest.raises(ValueError, match=r"bytes|64 bits"):
         view.tensor(0, offset, 4 * math.prod(shape), shape, 2, 32)
     with pytest.raises(IndexError):
         view.tensor(1, 0, 4, (1,), 2, 32)
