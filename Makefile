@@ -6,6 +6,7 @@ SHELL := /bin/bash -o pipefail
 
 PYTHON ?= python3
 PRESET ?= debug
+FUZZ_SECONDS ?= 3600
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 VENV := $(CURDIR)/.venv
@@ -69,9 +70,29 @@ test-cpp: setup googletest ## the C++ tests alone (PRESET=debug, release, asan o
 test-python: setup ## the Python tests alone
 	python -m pytest --junitxml=$(REPORTS)/pytest.xml
 
+.PHONY: test-faults
+test-faults: setup ## the Python tests that take longer: what goes wrong in production (CI runs them too)
+	python -m pytest -m faults --junitxml=$(REPORTS)/pytest-faults.xml
+
 .PHONY: sanitize
-sanitize: ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize: ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer
 	$(MAKE) test-cpp PRESET=asan
+	$(MAKE) test-cpp PRESET=tsan
+
+FUZZ_TARGETS = maps placement plan scans view
+
+# What is found goes to the inputs that are kept, and so becomes a test.
+.PHONY: fuzz
+fuzz: setup ## libFuzzer on what the engine takes from outside, under both sanitizers, in an hour (FUZZ_SECONDS=3600)
+	@.ci/ensure-cpp-library fuzzer
+	cmake --preset fuzz
+	cmake --build --preset fuzz --parallel $(JOBS)
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p build/fuzz/corpus/$$target && \
+	  UBSAN_OPTIONS=print_stacktrace=1 build/fuzz/engine/fuzz/zerocopy_fuzz_$$target \
+	    build/fuzz/corpus/$$target engine/fuzz/$$target -artifact_prefix=engine/fuzz/$$target/ -timeout=30 \
+	    -max_total_time=$$(($(FUZZ_SECONDS) / $(words $(FUZZ_TARGETS)))) -print_final_stats=1 || exit 1; \
+	done
 
 # The installed wheel, with the oldest Ray before everything else as it is in .venv.
 .PHONY: test-oldest-ray

@@ -22,6 +22,7 @@
 #include "buffer.h"
 #include "snapshot.h"
 #include "zerocopy/error.h"
+#include "zerocopy/placement.h"
 #include "zerocopy/source.h"
 #include "zerocopy/view.h"
 
@@ -42,6 +43,7 @@ void raise(const Error& error) {
       return;
     case Error::Code::bad_segment:
     case Error::Code::unmapped_segment:
+    case Error::Code::out_of_bounds:
     case Error::Code::bad_thread_count:
       PyErr_SetString(PyExc_ValueError, error.what());
       return;
@@ -100,33 +102,62 @@ Bytes segment(nb::handle_t<PythonView> self, std::size_t index) {
   return as_array(nb::cast<PythonView&>(self).view().segment(index), self);
 }
 
+// Numbers that describe where things lie may be any; what no 64 bits hold lies nowhere.
+std::int64_t number(nb::handle value) {
+  int overflow = 0;
+  const std::int64_t number = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+  if (overflow != 0) {
+    throw nb::value_error("A number that says where something lies has more than 64 bits.");
+  }
+  if (number == -1 && PyErr_Occurred() != nullptr) {
+    throw nb::python_error();
+  }
+  return number;
+}
+
+std::vector<std::int64_t> numbers(const nb::tuple& values) {
+  std::vector<std::int64_t> numbers;
+  numbers.reserve(values.size());
+  for (const nb::handle value : values) {
+    numbers.push_back(number(value));
+  }
+  return numbers;
+}
+
+Bytes part(nb::handle_t<PythonView> self, std::size_t index, nb::handle offset, nb::handle nbytes) {
+  return as_array(part_of(nb::cast<PythonView&>(self).view().segment(index), number(offset), number(nbytes)), self);
+}
+
 // A DLPack capsule (https://dmlc.github.io/dlpack): what an array library makes an array of its own from.
-nb::ndarray<> tensor(nb::handle_t<PythonView> self, std::size_t index, std::size_t offset, const nb::tuple& shape,
-                     std::uint8_t type_code, std::uint8_t type_bits) {
-  const std::span<std::byte> bytes = nb::cast<PythonView&>(self).view().segment(index);
-  std::vector<std::size_t> lengths;
-  lengths.reserve(shape.size());
-  std::size_t room = offset <= bytes.size() ? (bytes.size() - offset) / std::max(1, type_bits / CHAR_BIT) : 0;
-  for (const nb::handle length : shape) {
-    lengths.push_back(nb::cast<std::size_t>(length));
-    room = lengths.back() == 0 ? room : room / lengths.back();
-  }
-  if (room == 0) {
-    throw nb::value_error("A tensor of this shape and type does not fit into its segment.");
-  }
-  return {bytes.subspan(offset).data(), lengths.size(), lengths.data(), self, nullptr, {type_code, type_bits, 1}};
+nb::ndarray<> tensor(nb::handle_t<PythonView> self, std::size_t index, nb::handle offset, nb::handle nbytes,
+                     const nb::tuple& shape, std::uint8_t type_code, std::uint8_t type_bits) {
+  const std::span<std::byte> bytes =
+      part_of(nb::cast<PythonView&>(self).view().segment(index), number(offset), number(nbytes));
+  const std::vector<std::int64_t> lengths = numbers(shape);
+  check_fills(lengths, type_bits / CHAR_BIT, std::ssize(bytes));
+  const std::vector<std::size_t> unsigned_lengths(lengths.begin(), lengths.end());
+  return {bytes.data(), lengths.size(), unsigned_lengths.data(), self, nullptr, {type_code, type_bits, 1}};
+}
+
+void check_array(nb::handle nbytes, nb::handle item_size, nb::handle offset, const nb::tuple& shape,
+                 const nb::tuple& strides, nb::handle unit) {
+  const std::vector<std::int64_t> lengths = numbers(shape);
+  const std::vector<std::int64_t> steps = numbers(strides);
+  check_placement({number(offset), lengths, steps, number(unit), number(item_size)}, number(nbytes));
 }
 
 // The array holds a capsule, which holds the exporter's buffer.
-Bytes borrow(nb::handle exporter) {
+Bytes borrow(nb::handle exporter, nb::handle offset, nb::handle nbytes) {
   auto buffer = std::make_shared<Buffer>(exporter);
-  const std::span<const std::byte> bytes = buffer->bytes();
+  const std::span<const std::byte> all = buffer->bytes();
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): the array is for reading only, which its flags cannot say.
+  const std::span<std::byte> bytes =
+      part_of({const_cast<std::byte*>(all.data()), all.size()}, number(offset), number(nbytes));
   auto source = std::make_unique<Source>(std::move(buffer));
   const nb::capsule owner(source.get(),
                           [](void* held) noexcept { const std::unique_ptr<Source> last(static_cast<Source*>(held)); });
   [[maybe_unused]] const Source* const the_capsules = source.release();
-  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): the array is for reading only, which its flags cannot say.
-  return as_array({const_cast<std::byte*>(bytes.data()), bytes.size()}, owner);
+  return as_array(bytes, owner);
 }
 
 using Tensor = nb::ndarray<nb::device::cpu>;
@@ -217,18 +248,26 @@ NB_MODULE(_engine, module) {
            "The View's bytes for a segment: shape (bytes,), writable. The array keeps the View alive.\n\n"
            "Raises:\n"
            "    IndexError: there is no such segment.")
-      .def("tensor", &tensor, "segment"_a, "offset"_a, "shape"_a, "type_code"_a, "type_bits"_a,
-           nb::sig("def tensor(self, segment: int, offset: int, shape: tuple[int, ...], type_code: int, "
+      .def("part", &part, "segment"_a, "offset"_a, "nbytes"_a,
+           nb::sig("def part(self, segment: int, offset: int, nbytes: int) -> numpy.typing.NDArray[numpy.uint8]"),
+           "Some of a segment's bytes: shape (nbytes,), writable. The array keeps the View alive.\n\n"
+           "Raises:\n"
+           "    IndexError: there is no such segment.\n"
+           "    ValueError: these bytes are not within the segment.")
+      .def("tensor", &tensor, "segment"_a, "offset"_a, "nbytes"_a, "shape"_a, "type_code"_a, "type_bits"_a,
+           nb::sig("def tensor(self, segment: int, offset: int, nbytes: int, shape: tuple[int, ...], type_code: int, "
                    "type_bits: int) -> typing_extensions.CapsuleType"),
            "A contiguous tensor in a segment, as a DLPack capsule; what is made of it keeps the View alive.\n\n"
            "Args:\n"
            "    segment: the index of the segment.\n"
            "    offset: bytes from its start.\n"
+           "    nbytes: all of the tensor's bytes.\n"
            "    shape: elements.\n"
            "    type_code, type_bits: of an element, as DLPack has them (DLDataTypeCode).\n\n"
            "Raises:\n"
            "    IndexError: there is no such segment.\n"
-           "    ValueError: the segment does not reach that far.")
+           "    ValueError: these bytes are not within the segment, or a tensor of this shape and type has another "
+           "size.")
       .def(
           "keep", [](const PythonView& self, nb::handle object) { self.buffers().keep(object); }, "object"_a,
           nb::sig("def keep(self, object: object) -> None"),
@@ -297,14 +336,40 @@ NB_MODULE(_engine, module) {
           "    OSError: the kernel refused.");
 
   module.def(
-      "borrow", &borrow, "buffer"_a,
-      nb::sig("def borrow(buffer: typing_extensions.Buffer) -> numpy.typing.NDArray[numpy.uint8]"),
-      "An array over the caller's own bytes: shape (bytes,), nothing copied. The array keeps the buffer.\n\n"
+      "borrow", &borrow, "buffer"_a, "offset"_a, "nbytes"_a,
+      nb::sig("def borrow(buffer: typing_extensions.Buffer, offset: int, nbytes: int) -> "
+              "numpy.typing.NDArray[numpy.uint8]"),
+      "An array over some of the caller's own bytes: shape (nbytes,), nothing copied. The array keeps the buffer.\n\n"
       "It is flagged writable, so that torch takes it without a warning, but is for reading only: the bytes may\n"
       "be everybody's, or read-only to the kernel.\n\n"
       "Raises:\n"
       "    TypeError: the object has no buffer protocol.\n"
-      "    BufferError, ValueError: it is not contiguous.");
+      "    BufferError, ValueError: it is not contiguous.\n"
+      "    ValueError: these bytes are not within the buffer.");
+
+  module.def("check_array", &check_array, "nbytes"_a, "item_size"_a, "offset"_a, "shape"_a, "strides"_a, "unit"_a,
+             nb::sig("def check_array(nbytes: int, item_size: int, offset: int, shape: tuple[int, ...], "
+                     "strides: tuple[int, ...], unit: int) -> None"),
+             "Checks that an array lies within its memory, from the lowest byte of its elements to the highest.\n\n"
+             "Args:\n"
+             "    nbytes: of the memory.\n"
+             "    item_size: bytes of an element.\n"
+             "    offset: of the first element, in units.\n"
+             "    shape: elements.\n"
+             "    strides: in units; they may be negative.\n"
+             "    unit: bytes that offset and strides count.\n\n"
+             "Raises:\n"
+             "    ValueError: it does not, or a number has no meaning.");
+  module.def(
+      "check_whole_array",
+      [](nb::handle nbytes, nb::handle item_size, const nb::tuple& shape) {
+        check_fills(numbers(shape), number(item_size), number(nbytes));
+      },
+      "nbytes"_a, "item_size"_a, "shape"_a,
+      nb::sig("def check_whole_array(nbytes: int, item_size: int, shape: tuple[int, ...]) -> None"),
+      "Checks that the elements of an array, one after the other, fill its memory.\n\n"
+      "Raises:\n"
+      "    ValueError: they do not, or a number has no meaning.");
 
   module.def("tensor_bytes", &tensor_bytes, "tensor"_a, "at_most"_a,
              nb::sig("def tensor_bytes(tensor: typing_extensions.CapsuleType, at_most: int) -> "

@@ -121,7 +121,6 @@ struct Snapshot::TypeRecord {
   bool is_weak_reference = false;
   bool has_attributes = false;  // A dictionary of attributes that an object may or may not have made yet.
   bool is_weakly_counted = false;
-  bool has_users = false;  // Of C++, which are counted.
 
   // Calls `visit` with each object that `object` refers to, until it returns false; returns whether it never did. No
   // code of Python's runs meanwhile, so nothing changes.
@@ -216,6 +215,7 @@ struct Snapshot::Entry {
   Py_ssize_t references = 0;
   Py_ssize_t weak_references = 0;
   Py_ssize_t users = 0;
+  PyObject* counted = nullptr;  // What the function that counts users is given; null where they are not counted.
 };
 
 Snapshot::Snapshot(nb::object root, Rules rules, AddressRanges watched)
@@ -312,7 +312,6 @@ const Snapshot::TypeRecord& Snapshot::type_of(PyObject* object) {
     const bool is_of_python = is_python_class(type->cls);
     type->has_attributes = is_of_python || type->kind == Kind::tensor || type->kind == Kind::formed;
     type->is_weakly_counted = is_of_python || type->kind == Kind::tensor;
-    type->has_users = type->kind == Kind::tensor || type->kind == Kind::storage;
     type->is_holder = type->kind == Kind::holder || type->kind == Kind::script || type->kind == Kind::storage;
     if (type->is_holder || type->kind == Kind::function) {
       type->traverse = slot<traverseproc>(cls, Py_tp_traverse);
@@ -432,8 +431,11 @@ Snapshot::Memory Snapshot::memory_of(PyObject* object) const {
 }
 
 Py_ssize_t Snapshot::users_of(const Entry& entry) const {
-  const bool is_counted = entry.type->has_users && !ignored_users_.contains(entry.object);
-  return is_counted ? nb::cast<Py_ssize_t>(called(rules_.users_of.ptr(), entry.object)) : 0;
+  if (entry.counted == nullptr) {
+    return 0;
+  }
+  const nb::object& count = entry.type->kind == Kind::storage ? rules_.storage_users : rules_.tensor_users;
+  return nb::cast<Py_ssize_t>(called(count.ptr(), entry.counted));
 }
 
 bool Snapshot::is_watched(std::uintptr_t begin, std::size_t nbytes) const {
@@ -447,6 +449,13 @@ void Snapshot::seal() {
     const bool is_shared = entry.first == entry.last && PyTuple_CheckExact(entry.object);
     entry.references = is_shared ? PY_SSIZE_T_MAX : Py_REFCNT(entry.object);
     entry.weak_references = entry.type->is_weakly_counted ? weak_references(entry.object) : 0;
+    if (entry.type->kind == Kind::storage) {
+      const nb::object handle = nb::getattr(entry.object, "_cdata");
+      keep(handle.ptr());
+      entry.counted = handle.ptr();
+    } else if (entry.type->kind == Kind::tensor && !ignored_users_.contains(entry.object)) {
+      entry.counted = entry.object;
+    }
     entry.users = users_of(entry);
   }
 }
@@ -538,18 +547,19 @@ void bind_snapshot(nb::module_& module) {
       .def(
           "__init__",
           [](Snapshot* self, nb::object root, nb::callable kind_of, nb::callable is_importable, nb::callable memory_of,
-             nb::callable users_of, nb::tuple tensor_fields, AddressRanges watched) {
+             nb::callable tensor_users, nb::callable storage_users, nb::tuple tensor_fields, AddressRanges watched) {
             new (self) Snapshot(std::move(root),
                                 {std::move(kind_of), std::move(is_importable), std::move(memory_of),
-                                 std::move(users_of), std::move(tensor_fields)},
+                                 std::move(tensor_users), std::move(storage_users), std::move(tensor_fields)},
                                 std::move(watched));
           },
-          "root"_a, "kind_of"_a, "is_importable"_a, "memory_of"_a, "users_of"_a, "tensor_fields"_a, "watched"_a,
+          "root"_a, "kind_of"_a, "is_importable"_a, "memory_of"_a, "tensor_users"_a, "storage_users"_a,
+          "tensor_fields"_a, "watched"_a,
           nb::sig("def __init__(self, root: object, kind_of: collections.abc.Callable[[type], Kind | "
                   "collections.abc.Callable[[typing.Any], object]], is_importable: "
                   "collections.abc.Callable[[typing.Any], bool], memory_of: collections.abc.Callable[[typing.Any], "
-                  "tuple[int, int, object]], users_of: collections.abc.Callable[[typing.Any], int], "
-                  "tensor_fields: tuple[object, ...], watched: "
+                  "tuple[int, int, object]], tensor_users: collections.abc.Callable[[typing.Any], int], "
+                  "storage_users: collections.abc.Callable[[int], int], tensor_fields: tuple[object, ...], watched: "
                   "collections.abc.Sequence[tuple[int, int]]) -> None"),
           "Records the graph from an object on. An error that a rule raises becomes the obstacle.\n\n"
           "Args:\n"
@@ -559,7 +569,8 @@ void bind_snapshot(nb::module_& module) {
           "    is_importable: says of a function or a NAMED object whether others find it by its name.\n"
           "    memory_of: the address and the size, in bytes, of the memory of a tensor or of a formed object, and\n"
           "        the object that owns the memory, if that is to be recorded too; None otherwise.\n"
-          "    users_of: how many C++ objects use a tensor or a storage; called from `seal` on.\n"
+          "    tensor_users: how many C++ objects use a tensor; called from `seal` on.\n"
+          "    storage_users: the same of a storage, given its `_cdata`.\n"
           "    tensor_fields: descriptors of torch.Tensor: attributes, and methods that are called.\n"
           "    watched: first and last (exclusive) addresses of memory whose bytes the caller watches.")
       .def_prop_ro("obstacle", &Snapshot::obstacle, "Why the graph cannot be compared: one sentence; None if it can.")

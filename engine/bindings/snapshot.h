@@ -40,9 +40,9 @@ struct Rules {
   nanobind::callable is_importable;  // A function or a named object -> whether its process has it under its name.
   nanobind::callable memory_of;      // A tensor or a formed object -> address and bytes of its memory, and what of the
                                      // graph owns that, or None (also comparing).
-  nanobind::callable users_of;       // A tensor or a storage -> how many C++ users it has (only from `seal` on).
-  nanobind::tuple
-      tensor_fields;  // Descriptors of torch.Tensor (also while comparing): attributes are got, methods called.
+  nanobind::callable tensor_users;   // A tensor -> how many C++ users it has (only from `seal` on).
+  nanobind::callable storage_users;  // The `_cdata` of a storage -> the same of that.
+  nanobind::tuple tensor_fields;  // Descriptors of torch.Tensor (also comparing): attributes are got, methods called.
 };
 
 // Holds a graph of objects, from a root on, and what each refers to: every reference, in order, keys of dictionaries

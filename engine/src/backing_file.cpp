@@ -41,31 +41,52 @@ std::string described(const FileId& file) {
 }
 
 // Throws not_mappable; any other failure only means that the file has to be found elsewhere.
-FileDescriptor open_held_by(int process, const FileId& file, System& system) {
+Result<FileDescriptor> open_held_by(int process, const FileId& file, System& system) {
   Result<FileDescriptor> held = system.open_held_file(process, file);
   if (held.error == ENODEV) {
     throw Error(Error::Code::not_mappable, described(file) + " is not a regular file");
   }
-  return std::move(held.value);
+  return held;
+}
+
+// What keeps this process from its parent's files, where most are, and what to do about it.
+std::string obstacle(int parent, int error, System& system) {
+  if (parent == 0) {
+    return "its parent is in another PID namespace; let them have one (docker run --pid=host or --pid=container:NAME, "
+           "shareProcessNamespace: true in Kubernetes)";
+  }
+  const std::string process = "process " + std::to_string(parent) + ", its parent";
+  if (error != 0 && error != ENOENT) {
+    return "it may not look at the files of " + process + " (" + std::generic_category().message(error) +
+           "); run both as the same user, and have seccomp and other security modules allow it";
+  }
+  if (!system.process_name(parent).ok()) {
+    return "it does not see " + process + "; mount /proc without hidepid";
+  }
+  return "neither itself does, nor " + process + ", nor a process of its user that is named raylet";
 }
 
 FileDescriptor search(const FileId& file, System& system) {
   const int self = system.process_id();
   const int parent = system.parent_process_id();
+  int error = 0;  // Of the parent, which is asked last.
   for (const int process : {self, parent}) {
-    if (FileDescriptor found = open_held_by(process, file, system); found.number() != -1) {
-      return found;
+    Result<FileDescriptor> found = open_held_by(process, file, system);
+    if (found.ok()) {
+      return std::move(found.value);
     }
+    error = found.error;
   }
   for (const int process : system.processes().value) {
     if (process == self || process == parent || system.process_name(process).value != "raylet") {
       continue;
     }
-    if (FileDescriptor found = open_held_by(process, file, system); found.number() != -1) {
-      return found;
+    if (Result<FileDescriptor> found = open_held_by(process, file, system); found.ok()) {
+      return std::move(found.value);
     }
   }
-  throw Error(Error::Code::not_held_open, "no process that may be asked holds " + described(file) + " open");
+  throw Error(Error::Code::not_held_open, "this process finds no other that holds " + described(file) +
+                                              " open: " + obstacle(parent, error, system));
 }
 
 FileStatus status_of(int descriptor, const FileId& file, System& system) {
@@ -95,7 +116,8 @@ std::shared_ptr<const BackingFile> BackingFile::find(const FileId& file, System&
   }
   FileDescriptor descriptor = search(file, system);
   if (status_of(descriptor.number(), file, system).on_huge_pages) {
-    throw Error(Error::Code::not_mappable, described(file) + " is made of huge pages (hugetlbfs)");
+    throw Error(Error::Code::not_mappable,
+                described(file) + " is made of huge pages (hugetlbfs); have the store use a tmpfs without them");
   }
   // NOLINTNEXTLINE(cppcoreguidelines-owning-memory): make_shared cannot call a private constructor.
   known.reset(new BackingFile(file, std::move(descriptor), system));

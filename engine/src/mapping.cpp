@@ -113,7 +113,7 @@ std::optional<Mapping> Mappings::find(std::uintptr_t address) {
   }
   if (maps_.number() != -1) {
     const Result<Mapping> asked = system_->query_mapping(maps_.number(), address);
-    if (asked.ok()) {
+    if (asked.ok() && asked.value.begin <= address && address < asked.value.end) {
       known_.insert(std::ranges::upper_bound(known_, address, {}, &Mapping::begin), asked.value);
       return asked.value;
     }
@@ -124,7 +124,9 @@ std::optional<Mapping> Mappings::find(std::uintptr_t address) {
   const Result<std::string> text = system_->read_file("/proc/self/maps");
   if (!text.ok()) {
     throw Error(Error::Code::system_call,
-                "/proc/self/maps cannot be read: " + std::generic_category().message(text.error), text.error);
+                "/proc/self/maps cannot be read: " + std::generic_category().message(text.error) +
+                    "; mount a proc file system on /proc, of this process's own PID namespace",
+                text.error);
   }
   known_ = parse_maps(text.value);
   complete_ = true;

@@ -39,7 +39,9 @@ std::uint64_t Pagemap::own_bytes(std::span<const std::byte> range) {
   std::uint64_t own = 0;
   for (std::uintptr_t at = begin; at < end;) {
     const Result<PageScan> scan = system_->scan_own_pages(pagemap_.number(), at, end);
-    if (!scan.ok() || scan.value.walked_to <= at) {
+    // What a kernel is not known to say is asked for in the other way.
+    if (!scan.ok() || scan.value.walked_to <= at || scan.value.walked_to > end ||
+        scan.value.own_bytes > scan.value.walked_to - at) {
       return own + read_entries(at, end);
     }
     own += scan.value.own_bytes;
@@ -56,7 +58,7 @@ std::uint64_t Pagemap::read_entries(std::uintptr_t begin, std::uintptr_t end) co
     const std::size_t wanted = std::min(end / page_size - page, entries.size());
     const Result<std::size_t> read = system_->read_at(
         pagemap_.number(), std::as_writable_bytes(std::span(entries).first(wanted)), page * sizeof(Entry));
-    const std::size_t count = read.value / sizeof(Entry);
+    const std::size_t count = std::min(read.value / sizeof(Entry), wanted);
     if (!read.ok() || count == 0) {
       fail(read.ok() ? EIO : read.error);
     }

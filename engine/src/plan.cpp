@@ -51,10 +51,18 @@ class Files {
         throw Error(Error::Code::not_shared,
                     "the bytes at " + in_hex(at) + " lie in private memory, not in a shared file");
       }
+      const std::uint64_t page_size = system_->page_size();
+      for (const std::uint64_t number : {mapping->begin, mapping->end, mapping->offset}) {
+        if (number % page_size != 0) {
+          throw Error(Error::Code::malformed_maps, "the mapping at " + in_hex(at) + " is not one of whole pages");
+        }
+      }
       const std::uintptr_t end = std::min(range.end, mapping->end);
       const Found& found = this->found(mapping->file);
-      FilePart part{found.file, mapping->offset + (at - mapping->begin), end - at};
-      if (part.offset + part.length > found.mappable_bytes) {
+      // In pages, of which there are fewer than 64 bits can count.
+      const std::uint64_t first_page = mapping->offset / page_size + (at - mapping->begin) / page_size;
+      FilePart part{found.file, first_page * page_size, end - at};
+      if (first_page + part.length / page_size > found.mappable_pages) {
         throw Error(Error::Code::unmapped_segment, "the file mapped at " + in_hex(at) + " ends before " + in_hex(end));
       }
       append(parts, std::move(part));
@@ -74,7 +82,7 @@ class Files {
  private:
   struct Found {
     std::shared_ptr<const BackingFile> file;
-    std::uint64_t mappable_bytes = 0;  // Its size in whole pages.
+    std::uint64_t mappable_pages = 0;
     std::optional<Error> error;
   };
 
@@ -84,8 +92,9 @@ class Files {
     if (is_new) {
       try {
         found.file = BackingFile::find(id, *system_);
-        const std::size_t page_size = system_->page_size();
-        found.mappable_bytes = (found.file->size() + page_size - 1) / page_size * page_size;
+        const std::uint64_t size = found.file->size();
+        const std::uint64_t page_size = system_->page_size();
+        found.mappable_pages = size / page_size + (size % page_size != 0 ? 1 : 0);
       } catch (const Error& error) {
         found.error = error;
       }

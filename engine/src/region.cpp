@@ -1,5 +1,6 @@
 #include "region.h"
 
+#include <cerrno>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -14,7 +15,9 @@ std::byte* mapped(const Result<std::byte*>& result, std::size_t length) {
   if (!result.ok()) {
     throw Error(
         Error::Code::system_call,
-        std::to_string(length) + " bytes cannot be mapped privately: " + std::generic_category().message(result.error),
+        std::to_string(length) + " bytes cannot be mapped privately: " + std::generic_category().message(result.error) +
+            (result.error == ENOMEM ? "; raise the limit of address space (ulimit -v) or of mappings (vm.max_map_count)"
+                                    : ""),
         result.error);
   }
   return result.value;

@@ -480,8 +480,13 @@ class LinuxSystem final : public System {
                   Result<FileDescriptor>& result) {
     Statx held{};
     // AT_STATX_DONT_SYNC: some of its files may be on a server that takes long to answer.
-    if (::statx(directory, name, AT_STATX_DONT_SYNC | flags, STATX_TYPE | STATX_INO, &held) == -1 ||
-        file_id(held) != file) {
+    if (::statx(directory, name, AT_STATX_DONT_SYNC | flags, STATX_TYPE | STATX_INO, &held) == -1) {
+      if (errno != EBADF && errno != ENOENT) {  // It is not one that has been closed.
+        result.error = errno;
+      }
+      return false;
+    }
+    if (file_id(held) != file) {
       return false;
     }
     if (!S_ISREG(held.stx_mode)) {

@@ -69,13 +69,19 @@ std::vector<std::span<std::byte>> WriteWatch::written() const {
   std::vector<std::span<std::byte>> found;
   for (const std::span<std::byte> range : ranges_) {
     const std::uintptr_t begin = address_of(range.data());
-    for (std::uintptr_t at = begin; at < begin + range.size();) {
-      const Result<WrittenPages> scan = system_->scan_written_pages(pagemap.value.number(), at, begin + range.size());
-      if (!scan.ok() || scan.value.walked_to <= at) {
+    const std::uintptr_t end = begin + range.size();
+    for (std::uintptr_t at = begin; at < end;) {
+      const Result<WrittenPages> scan = system_->scan_written_pages(pagemap.value.number(), at, end);
+      if (!scan.ok() || scan.value.walked_to <= at || scan.value.walked_to > end) {
         fail("the pages written to cannot be told", scan.ok() ? EIO : scan.error);
       }
+      std::uintptr_t behind = at;
       for (const auto& [first, last] : scan.value.ranges) {
+        if (first < behind || last <= first || last > scan.value.walked_to) {
+          fail("the pages written to cannot be told", EIO);
+        }
         found.push_back(range.subspan(first - begin, last - first));
+        behind = last;
       }
       at = scan.value.walked_to;
     }

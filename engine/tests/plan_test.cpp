@@ -139,7 +139,7 @@ TEST(Plan, shared_memory_without_a_file_that_can_be_found_is_copied) {
   const Mapped mapped = testing::map_anonymous(page_size(), PROT_READ | PROT_WRITE, MAP_SHARED);
   const Plan plan = make_plan(Segments{mapped.bytes()}, real);
   EXPECT_EQ(plan.copied.size(), 1U);
-  EXPECT_NE(plan.reason.find("no process that may be asked holds file"), std::string::npos) << plan.reason;
+  EXPECT_NE(plan.reason.find("this process finds no other that holds file"), std::string::npos) << plan.reason;
 }
 
 TEST(Plan, a_file_is_searched_for_once_whether_it_is_found_or_not) {

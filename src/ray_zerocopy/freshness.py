@@ -137,7 +137,6 @@ _TENSOR_FIELDS = (
     "shape",
     "stride",
     "dtype",
-    "layout",
     "is_conj",
     "is_neg",
     "requires_grad",
@@ -238,7 +237,17 @@ class FreshState:
 def _recorded(thawed: Thawed) -> _engine.Snapshot:
     kind_of = _kind_in_program if isinstance(thawed, ThawedProgram) else _kind
     watched = [] if thawed.view is None else thawed.view.addresses()
-    return _engine.Snapshot(thawed.root, kind_of, _is_shared, _memory_of, _users_of, _descriptors(), watched)
+    return _engine.Snapshot(thawed.root, kind_of, _is_shared, _memory_of, *_counters(), _descriptors(), watched)
+
+
+@functools.cache
+def _counters() -> tuple[Callable[[torch.Tensor], int], Callable[[int], int]]:
+    """How many objects of C++ use a tensor, and a storage by its `_cdata`; they raise where torch does not tell."""
+
+    def unknown(_: object) -> int:
+        raise NotImplementedError("this version of torch does not tell who uses a tensor")
+
+    return getattr(torch._C.TensorBase, "_use_count", unknown), getattr(torch._C, "_storage_Use_Count", unknown)
 
 
 @functools.cache
@@ -365,15 +374,6 @@ def _memory_of(obj: Any) -> tuple[int, int, object]:
             obj = obj.base
         return *memory_of(obj), base
     return 0, 0, None
-
-
-def _users_of(obj: torch.Tensor | torch.UntypedStorage) -> int:
-    if isinstance(obj, torch.UntypedStorage):
-        return int(_C._storage_Use_Count(obj._cdata))
-    return int(obj._use_count())  # type: ignore[attr-defined]
-
-
-_C: Any = torch._C
 
 
 def _is_shared(obj: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import ray
+import ray.util.client
 import torch
 from ray import cloudpickle
 from ray.actor import ActorHandle
@@ -46,7 +47,7 @@ class Message:
         return _received, (stream.getvalue(), *buffers)
 
 
-Packed: TypeAlias = bytes | tuple[Message]
+Packed: TypeAlias = bytes | tuple[Any]
 """What to give Ray in place of a value."""
 
 
@@ -55,6 +56,8 @@ def packed(value: object) -> Packed:
 
     Never raises: what nobody can pickle is left for Ray to refuse.
     """
+    if ray.util.client.ray.is_connected():
+        return (value,)  # a Ray Client's references can only be pickled by its own pickler, as they are met
     stream = io.BytesIO()
     try:
         _SmallPickler(stream).dump(value)

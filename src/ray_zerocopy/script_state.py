@@ -6,8 +6,8 @@ attribute holds. Python's code around it may set any attribute, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
@@ -15,8 +15,7 @@ from ray_zerocopy.image.torchscript import constants_of
 
 _C: Any = torch._C
 
-_Setting = tuple[Any, str, Any]
-"""A C++ module, an attribute's name, and the attribute's value when the module was fresh."""
+_Getter: TypeAlias = Callable[[str], Any]
 
 _VALUES = frozenset(
     {
@@ -47,8 +46,9 @@ class ScriptState:
         """Those that are constants: what torch makes of the code in its first calls holds them, too."""
         self.obstacle: str | None = None
         """Why the state cannot be seen: one sentence; None if it can."""
-        self._settable: list[_Setting] = []
-        self._containers: list[_Setting] = []
+        # A module's getter, an attribute's name, its value when the module was fresh, and the module's setter.
+        self._settable: list[tuple[_Getter, str, Any, Callable[[str, Any], None]]] = []
+        self._containers: list[tuple[_Getter, str, Any]] = []
         set_somewhere = _names_set(modules)
         for module in modules:
             for name, kind in _attributes(module):
@@ -63,7 +63,10 @@ class ScriptState:
                 value = module.getattr(name)
                 self.tensors += _tensors_in(value)
                 # By the module's own code, or by Python's.
-                (self._containers if _nesting(kind) else self._settable).append((module, name, value))
+                if _nesting(kind):
+                    self._containers.append((module.getattr, name, value))
+                else:
+                    self._settable.append((module.getattr, name, value, module.setattr))
             for name in module._method_names():
                 for constant in constants_of(module._get_method(name)):
                     self.constants += _tensors_in(constant)
@@ -71,10 +74,10 @@ class ScriptState:
 
     def restore(self) -> bool:
         """Put attributes back; False if a container's content changed, which is not put back."""
-        for module, name, value in self._settable:
-            if module.getattr(name) is not value:
-                module.setattr(name, value)
-        return all(_same(module.getattr(name), value) for module, name, value in self._containers)
+        for get, name, value, put in self._settable:
+            if get(name) is not value:
+                put(name, value)
+        return all(_same(get(name), value) for get, name, value in self._containers)
 
 
 def _names_set(modules: Sequence[Any]) -> set[str]:

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import ray
+import ray.util.client
 import torch
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError
@@ -177,10 +178,13 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
     if thawed.view is not None:
         with contextlib.suppress(OSError):  # no thread to be had: then the first call takes its page faults itself
             thawed.view.prefault()
-        mapped = image.skeletons[skeleton].mapped_segments(torch.device("cpu" if device is None else device))
+        mapped = image.skeleton(skeleton).mapped_segments(torch.device("cpu" if device is None else device))
         segments = [image.segments[number] for number in mapped]
-        unshared = sum(len(segment) for segment in segments if isinstance(segment, bytes))
-        if thawed.view.copied_bytes - unshared > _SMALL:
+        if ray.util.client.ray.is_connected():
+            private = 0  # it brings all segments as bytes
+        else:
+            private = sum(len(segment) for segment in segments if isinstance(segment, bytes))
+        if thawed.view.copied_bytes - private > _SMALL:
             _say_unshared(thawed.view.private_copy_reason)
     return thawed
 
@@ -201,4 +205,9 @@ _unshared_said = threading.Event()
 def _say_unshared(reason: str | None) -> None:
     if not _unshared_said.is_set():
         _unshared_said.set()
+        if ray.util.client.ray.is_connected():
+            reason = (
+                "Ray Client brought them here from the cluster; load models in actors or tasks, or run this program "
+                "on a node of the cluster, connected without ray://"
+            )
         _log.warning("Weights are a private copy in this process, not shared with others on this node: %s.", reason)

@@ -16,10 +16,11 @@ class Error : public std::runtime_error {
     bad_segment,       // A segment has a length but no address, or runs past the end of the address space.
     unmapped_segment,  // A segment's bytes cannot be read: nothing is mapped there, or the file ends before them.
     no_such_segment,   // An index that is not smaller than the number of segments.
+    out_of_bounds,     // What is said to lie in some bytes does not lie within them.
     bad_thread_count,  // No thread at all, or more than Prefault::max_threads.
     // The machine's say. A View answers these with a private copy, and gives the message as its reason.
     not_shared,      // The bytes lie in private memory.
-    malformed_maps,  // A line of /proc/self/maps that is not what the kernel documents.
+    malformed_maps,  // What the kernel says of a mapping is not what it documents.
     not_held_open,   // No process that may be asked holds the file open.
     not_mappable,    // The file cannot be mapped privately page by page (hugetlbfs, devices).
     // Anything else that the operating system refused; system_error() has its errno.

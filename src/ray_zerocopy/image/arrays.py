@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ray_zerocopy import _engine
 from ray_zerocopy.image import leaves
 from ray_zerocopy.image.blocks import BlockTable, Span
 from ray_zerocopy.image.image import Bytes
@@ -113,7 +114,14 @@ def array_in(
     """The array of this shape whose first element lies `offset` bytes into `memory`; it keeps `memory` alive.
 
     A subclass is made as numpy's own unpickling makes it: by `numpy.ndarray.__new__`, not by the class's.
+
+    Raises:
+        ValueError: the memory does not reach that far, or the elements would be objects.
     """
+    # Before numpy, which takes negative offsets, and bytes for the addresses of objects.
+    _engine.check_array(memory.nbytes, dtype.itemsize, offset, shape, strides, 1)
+    if dtype.hasobject:
+        raise ValueError(f"An array of Python objects has no bytes to lie in: its dtype is {dtype}.")
     array: npt.NDArray[Any] = np.ndarray.__new__(cls, shape, dtype, buffer=memory, offset=offset, strides=strides)
     array.flags.writeable = writeable
     return array

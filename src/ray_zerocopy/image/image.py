@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ import torch
 Bytes = npt.NDArray[np.uint8]
 Segment = bytes | memoryview
 
+
+T = TypeVar("T")
 
 EMPTY = -1
 """What a block without bytes has for a segment."""
@@ -65,6 +67,8 @@ class FrozenScripts:
     """Code and object graphs: a zip in the layout of `torch.package`."""
     blocks: tuple[int, ...]
     """The block of each storage, at the number that the archive has for it."""
+    sizes: tuple[int, ...]
+    """The bytes of each of these blocks, as the archive's tensors need them."""
     has_storages: bool
     """Whether the archive holds storages of its own, too: those that exist only while they are written."""
     modules: Mapping[int, tuple[int, tuple[str, ...]]]
@@ -92,6 +96,19 @@ class Image:
     scripts: tuple[FrozenScripts, ...] = ()
     """Of the roots with TorchScript modules; those with the same modules have one together."""
 
+    def skeleton(self, number: int) -> Skeleton:
+        """The skeleton with a number from outside; ValueError if there is none."""
+        return entry(self.skeletons, number, "skeleton")
+
+    def block(self, number: int) -> Block:
+        """The block with a number from outside; ValueError if there is none, or if its segment does not exist."""
+        block = entry(self.blocks, number, "block")
+        if block.segment != EMPTY:
+            entry(self.segments, block.segment, "segment")
+        elif block.nbytes != 0:
+            raise ValueError(f"The image is damaged: its block {number} has {block.nbytes} bytes and no segment.")
+        return block
+
     @property
     def nbytes(self) -> int:
         """Bytes in all segments together."""
@@ -100,6 +117,22 @@ class Image:
     def __reduce__(self) -> tuple[Any, ...]:
         travelling = [s if isinstance(s, bytes) else pickle.PickleBuffer(s) for s in self.segments]
         return _image, (self.skeletons, self.blocks, travelling, self.externals, self.scripts)
+
+
+def entry(entries: Sequence[T], number: int, what: str) -> T:
+    """One of the parts of an image, by a number from outside. Negative numbers do not count from the end.
+
+    Args:
+        entries: all parts of its kind.
+        number: its number.
+        what: the kind, for the message.
+
+    Raises:
+        ValueError: there is none with that number.
+    """
+    if not 0 <= number < len(entries):
+        raise ValueError(f"The image is damaged: {what} {number} is asked for, and it has {len(entries)}.")
+    return entries[number]
 
 
 def _image(

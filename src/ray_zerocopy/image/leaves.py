@@ -10,8 +10,8 @@ import pickle
 from typing import Any, NoReturn
 
 
-def storage(block: int) -> Any:
-    """The `torch.UntypedStorage` over a block: the same one each time."""
+def storage(block: int, nbytes: int) -> Any:
+    """The `torch.UntypedStorage` over a block of `nbytes` bytes: the same one each time."""
     _refuse()
 
 

@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 
 from ray_zerocopy import _engine
 from ray_zerocopy.image.arrays import array_in
-from ray_zerocopy.image.image import EMPTY, Block, Bytes, FrozenScripts, Image, Skeleton
+from ray_zerocopy.image.image import EMPTY, Bytes, FrozenScripts, Image, Skeleton, entry
 from ray_zerocopy.image.tensors import DLPACK_TYPES, contiguous_stride, tensor_in
 from ray_zerocopy.image.torchscript import thaw_scripts, thaw_scripts_onto
 
@@ -38,29 +38,36 @@ class HostMemory:
         """Of each mapped segment its place in the View."""
         self._storages: list[torch.UntypedStorage | torch.Tensor | None] = [None] * len(image.blocks)
         """Of each block met, the storage or the first tensor around it."""
-        self._windows: dict[int, Bytes] = {}
         self._archive = bones.scripts
         self._scripts: dict[int, torch.jit.ScriptModule] | None = None
 
     def host(self, number: int) -> Bytes:
         """A block's bytes in the View, writable; they keep the View alive."""
-        segment, offset, nbytes = self._image.blocks[number]
-        return self._window(segment)[offset : offset + nbytes] if nbytes else np.empty(0, np.uint8)
+        segment, offset, nbytes = self._image.block(number)
+        if segment == EMPTY:
+            return np.empty(0, np.uint8)
+        return self._opened().part(self._place(segment), offset, nbytes)
 
-    def _window(self, segment: int) -> Bytes:
-        """A segment's bytes in the View."""
-        window = self._windows.get(segment)
-        if window is None:
-            window = self._windows[segment] = self._opened().segment(self._places[segment])
-        return window
+    def _place(self, segment: int) -> int:
+        place = self._places.get(segment)
+        if place is None:
+            raise ValueError(f"The image is damaged: a block lies in segment {segment}, which its root does not list.")
+        return place
 
     def _opened(self) -> _engine.View:
         if self.view is None:
-            self.view = _engine.View([self._image.segments[segment] for segment in self._mapped])
+            segments = self._image.segments
+            self.view = _engine.View([entry(segments, segment, "segment") for segment in self._mapped])
         return self.view
 
-    def storage(self, number: int) -> torch.UntypedStorage:
-        """A block as a storage, the same one each time."""
+    def storage(self, number: int, nbytes: int) -> torch.UntypedStorage:
+        """A block of that many bytes as a storage, the same one each time."""
+        storage = self._storage(number)
+        _engine.check_whole_array(storage.nbytes(), 1, (nbytes,))
+        return storage
+
+    def _storage(self, number: int) -> torch.UntypedStorage:
+        entry(self._storages, number, "block")
         storage = self._storages[number]
         if isinstance(storage, torch.Tensor):
             storage = self._storages[number] = storage.untyped_storage()
@@ -69,9 +76,8 @@ class HostMemory:
         return storage
 
     def _new_storage(self, number: int) -> torch.UntypedStorage:
-        if self._image.blocks[number].nbytes == 0:
-            return torch.UntypedStorage(0)
-        return torch.from_numpy(self.host(number)).untyped_storage()
+        host = self.host(number)
+        return torch.from_numpy(host).untyped_storage() if host.nbytes else torch.UntypedStorage(0)
 
     def typed_storage(self, untyped: torch.UntypedStorage, dtype: torch.dtype) -> torch.storage.TypedStorage:
         """A `TypedStorage` around another storage."""
@@ -79,24 +85,26 @@ class HostMemory:
 
     def meta_storage(self, nbytes: int) -> torch.UntypedStorage:
         """A storage without memory."""
+        _engine.check_array(nbytes, 1, 0, (nbytes,), (1,), 1)
         return torch.UntypedStorage(nbytes, device="meta")
 
     def tensor(self, cls: type[torch.Tensor], block: int, *form: Any) -> torch.Tensor:
         """A tensor around a block."""
-        return tensor_in(self.storage(block), cls, *form)
+        return tensor_in(self._storage(block), cls, *form)
 
     def whole_tensor(
         self, cls: type[torch.Tensor], block: int, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool
     ) -> torch.Tensor:
         """A contiguous tensor around all of a block."""
+        segment, offset, nbytes = self._image.block(block)
         if self._storages[block] is None and dtype in DLPACK_TYPES:  # five times as fast
-            segment, offset, _ = self._image.blocks[block]
-            capsule = self._opened().tensor(self._places[segment], offset, shape, *DLPACK_TYPES[dtype])
+            capsule = self._opened().tensor(self._place(segment), offset, nbytes, shape, *DLPACK_TYPES[dtype])
             tensor = from_dlpack(capsule)
             self._storages[block] = tensor
             tensor.__class__ = cls  # `torch.nn.Parameter`, say: it adds nothing but its class to a tensor
             tensor.requires_grad = requires_grad
             return tensor
+        _engine.check_whole_array(nbytes, dtype.itemsize, shape)
         return self.tensor(cls, block, dtype, 0, shape, contiguous_stride(shape), requires_grad)
 
     def array(self, block: int, *form: Any) -> npt.NDArray[Any]:
@@ -105,16 +113,21 @@ class HostMemory:
 
     def external(self, number: int) -> Any:
         """One of the image's external objects."""
-        return self._image.externals[number]
+        return entry(self._image.externals, number, "external object")
 
     def script(self, number: int) -> torch.jit.ScriptModule:
         """One of the image's TorchScript modules."""
         if self._scripts is None:
-            self._scripts = {} if self._archive is None else self._thawed_scripts(self._image.scripts[self._archive])
+            self._scripts = {} if self._archive is None else self._thawed_scripts(self._archive)
+        if number not in self._scripts:
+            raise ValueError(f"The image is damaged: TorchScript module {number} is in no archive of this root.")
         return self._scripts[number]
 
-    def _thawed_scripts(self, archive: FrozenScripts) -> dict[int, torch.jit.ScriptModule]:
-        return thaw_scripts(archive, self.storage)
+    def _thawed_scripts(self, archive: int) -> dict[int, torch.jit.ScriptModule]:
+        return thaw_scripts(self._archived(archive), self._storage)
+
+    def _archived(self, archive: int) -> FrozenScripts:
+        return entry(self._image.scripts, archive, "archive")
 
 
 class DeviceMemory(HostMemory):
@@ -132,21 +145,26 @@ class DeviceMemory(HostMemory):
     def __init__(self, image: Image, bones: Skeleton, device: torch.device) -> None:
         super().__init__(image, bones._replace(segments=bones.host_segments))
         self._device = device
-        self._pieces = _pieces(image.blocks, bones.tensor_blocks)
+        self._pieces = _pieces(image, bones.tensor_blocks)
 
     def whole_tensor(
         self, cls: type[torch.Tensor], block: int, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool
     ) -> torch.Tensor:
         """A contiguous tensor around all of a block."""
+        _engine.check_whole_array(self._image.block(block).nbytes, dtype.itemsize, shape)
         return self.tensor(cls, block, dtype, 0, shape, contiguous_stride(shape), requires_grad)
 
     def _new_storage(self, number: int) -> torch.UntypedStorage:
-        segment, offset, nbytes = self._image.blocks[number]
+        segment, offset, _ = self._image.block(number)
+        nbytes = self._shared(number).nbytes
         if nbytes == 0 or self._device.type == "meta":
             return torch.UntypedStorage(nbytes, device=self._device)
-        piece = self._pieces[number]
+        piece = self._pieces.get(number)
+        if piece is None:
+            raise ValueError(f"The image is damaged: its root has a tensor in block {number}, which it does not list.")
         if piece.uploaded is None:
-            from_host = torch.from_numpy(self._shared(segment)[piece.begin : piece.end])
+            all_of_it = _engine.borrow(self._image.segments[segment], piece.begin, piece.end - piece.begin)
+            from_host = torch.from_numpy(all_of_it)
             piece.uploaded = torch.empty(len(from_host), dtype=torch.uint8, device=self._device).copy_(from_host)
         if nbytes == piece.uploaded.nbytes:
             return piece.uploaded.untyped_storage()
@@ -154,22 +172,23 @@ class DeviceMemory(HostMemory):
         begin = offset - piece.begin
         return from_dlpack(piece.uploaded[begin : begin + nbytes]).untyped_storage()
 
-    def _shared(self, segment: int) -> Bytes:
-        """A segment's own pages, for reading only.
+    def _shared(self, number: int) -> Bytes:
+        """A block's own pages, for reading only.
 
         Uploads to a device go from here rather than through the View: an upload pins what it reads, and the kernel
         copies private pages that are pinned.
         """
-        return _engine.borrow(self._image.segments[segment])
+        segment, offset, nbytes = self._image.block(number)
+        if segment == EMPTY:
+            return np.empty(0, np.uint8)
+        return _engine.borrow(self._image.segments[segment], offset, nbytes)
 
-    def _thawed_scripts(self, archive: FrozenScripts) -> dict[int, torch.jit.ScriptModule]:
-        return thaw_scripts_onto(self._device, archive, self._borrowed_storage, self.storage)
+    def _thawed_scripts(self, archive: int) -> dict[int, torch.jit.ScriptModule]:
+        return thaw_scripts_onto(self._device, self._archived(archive), self._borrowed_storage, self._storage)
 
     def _borrowed_storage(self, number: int) -> torch.UntypedStorage:
-        segment, offset, nbytes = self._image.blocks[number]
-        if nbytes == 0:
-            return torch.UntypedStorage(0)
-        return torch.from_numpy(self._shared(segment)[offset : offset + nbytes]).untyped_storage()
+        shared = self._shared(number)
+        return torch.from_numpy(shared).untyped_storage() if shared.nbytes else torch.UntypedStorage(0)
 
 
 @dataclass
@@ -181,11 +200,11 @@ class _Piece:
     uploaded: torch.Tensor | None = None
 
 
-def _pieces(blocks: Sequence[Block], numbers: Sequence[int]) -> dict[int, _Piece]:
+def _pieces(image: Image, numbers: Sequence[int]) -> dict[int, _Piece]:
     """The piece of each of the blocks with these numbers that is not empty, by its number."""
     pieces: dict[int, _Piece] = {}
     last: tuple[int, _Piece] | None = None
-    for (segment, offset, nbytes), number in sorted((blocks[number], number) for number in numbers):
+    for (segment, offset, nbytes), number in sorted((image.block(number), number) for number in numbers):
         if segment == EMPTY:
             continue
         if last is None or last[0] != segment or offset >= last[1].end:

@@ -14,6 +14,7 @@ from torch import nn
 from torch._tensor import _rebuild_from_type_v2
 from torch._utils import _rebuild_sparse_tensor, _rebuild_tensor_v3
 
+from ray_zerocopy import _engine
 from ray_zerocopy.image import leaves
 from ray_zerocopy.image.blocks import BlockTable
 
@@ -49,7 +50,7 @@ class StorageCollector:
             return leaves.typed_storage, (storage._untyped_storage, storage.dtype)
         if storage.device.type == "meta":
             return leaves.meta_storage, (storage.nbytes(),)
-        return leaves.storage, (self.block(storage),)
+        return leaves.storage, (self.block(storage), storage.nbytes())
 
     def reduce_tensor(self, tensor: torch.Tensor) -> tuple[Any, ...] | None:
         """As `reduce_tensor`, plain ones by their block."""
@@ -105,7 +106,13 @@ def tensor_in(
     stride: tuple[int, ...],
     requires_grad: bool,
 ) -> torch.Tensor:
-    """A tensor of this form around a storage; `cls` is `torch.Tensor` or `torch.nn.Parameter`."""
+    """A tensor of this form around a storage; `cls` is `torch.Tensor` or `torch.nn.Parameter`.
+
+    Raises:
+        ValueError: the storage does not reach that far.
+    """
+    # Before torch, which would resize a storage that it can resize.
+    _engine.check_array(storage.nbytes(), dtype.itemsize, offset, shape, stride, dtype.itemsize)
     tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride)
     if cls is not torch.Tensor:
         # What nn.Parameter ends in for a plain tensor, without the questions that it asks before.

@@ -33,6 +33,9 @@ def thaw(image: Image, device: torch.device | str | None = None, *, skeleton: in
 
     Returns:
         The pipeline, modules in eval mode. Its tensors and arrays keep the image's memory alive.
+
+    Raises:
+        ValueError: there is no such root, or what the image says of its parts cannot be: see `docs/how_it_works.md`.
     """
     return thaw_in_view(image, device, skeleton=skeleton).root
 
@@ -43,7 +46,7 @@ def thaw_in_view(image: Image, device: torch.device | str | None = None, *, skel
     The View has the root's own segments and no other; on a device only those that the host's memory must have.
     """
     target = torch.device("cpu" if device is None else device)
-    bones = image.skeletons[skeleton]
+    bones = image.skeleton(skeleton)
     if target.type == "cpu":
         return thaw_into(HostMemory(image, bones), bones)
     return thaw_into(DeviceMemory(image, bones, target), bones)

@@ -22,7 +22,8 @@ import torch
 from torch.jit._recursive import wrap_cpp_module
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ray_zerocopy.image.image import FrozenScripts
+from ray_zerocopy import _engine
+from ray_zerocopy.image.image import FrozenScripts, entry
 from ray_zerocopy.image.script_classes import merge_equal_classes
 from ray_zerocopy.image.tensors import form_of, is_plain, tensor_in
 
@@ -69,12 +70,14 @@ class ScriptArchives:
         serializer = _C.ScriptModuleSerializer(writer)
         context = serializer.storage_context()
         blocks: list[int] = []
+        sizes: list[int] = []
         for tensor in _all_tensors(roots):
             for part in _strided_parts(tensor):
                 storage = part.untyped_storage()
                 if not context.has_storage(storage):
                     context.get_or_add_storage(storage)  # numbers them from 0 on
                     blocks.append(self._block_of(storage))
+                    sizes.append(storage.nbytes())
         serializer.serialize(holder, 0)
         serializer.write_files()
         writer.write_end_of_file()
@@ -82,7 +85,7 @@ class ScriptArchives:
         modules = {self._numbers[module]: (indices[root], path) for module, (root, path) in paths.items()}
         records = _reduced(buffer.getvalue())
         has_storages = any(_STORAGE.fullmatch(name) for name in records)
-        return FrozenScripts(_archive(records), tuple(blocks), has_storages, modules)
+        return FrozenScripts(_archive(records), tuple(blocks), tuple(sizes), has_storages, modules)
 
 
 def _paths(modules: Sequence[CppModule]) -> dict[CppModule, tuple[CppModule, tuple[str, ...]]]:
@@ -107,6 +110,9 @@ def thaw_scripts(
     Args:
         frozen: what `ScriptArchives.archive` returned.
         storage_of: gives the storage of a block. The modules' tensors lie in these storages and keep them alive.
+
+    Raises:
+        ValueError: a storage is not of the size that the archive needs.
     """
     return _placed(frozen, _imported(frozen, _CPU, storage_of))
 
@@ -157,9 +163,10 @@ def _imported(
     """The outermost modules of an archive."""
     reader = _C.PyTorchFileReader(io.BytesIO(frozen.archive))
     context = _C.DeserializationStorageContext()
-    for number, block in enumerate(frozen.blocks):
-        tensor = torch.empty(0, dtype=torch.uint8)
-        context.add_storage(f"{number}.storage", tensor.set_(storage_of(block)))
+    for number, (block, nbytes) in enumerate(zip(frozen.blocks, frozen.sizes, strict=True)):
+        storage = storage_of(block)
+        _engine.check_whole_array(storage.nbytes(), 1, (nbytes,))  # the importer believes the archive
+        context.add_storage(f"{number}.storage", torch.empty(0, dtype=torch.uint8).set_(storage))
     # In a unit of its own, all class names of the archive are free. Modules keep their unit alive.
     holder = _C._import_ir_module_from_package(_C.CompilationUnit(), reader, context, device, "0")
     modules: list[CppModule] = list(holder.getattr("modules"))
@@ -171,7 +178,7 @@ def _placed(frozen: FrozenScripts, roots: Sequence[CppModule]) -> dict[int, torc
     wrapped = [wrap_cpp_module(root) for root in roots]
     modules = {}
     for number, (index, path) in frozen.modules.items():
-        module = wrapped[index]
+        module = entry(wrapped, index, "TorchScript module")
         for name in path:
             module = module._modules[name]
         modules[number] = module
