@@ -394,3 +394,12 @@ def test_a_keeper_that_died_starts_again_and_what_it_lost_is_said() -> None:
     ActorWrapper(classifier(), name="model", lifetime="detached")
     assert result(wrapper.load()) == result(classifier())
     assert keeper_pid() != before
+
+
+def test_a_name_lasts_as_long_as_its_process_after_somebody_killed_the_keeper() -> None:
+    ActorWrapper(classifier(), name="first")
+    ray.kill(keeper())
+    assert until(lambda: failure(keeper)[0] == "ValueError")  # there is none
+    wrapper = ActorWrapper(classifier(), name="second")
+    assert names() == {"second"}
+    assert result(wrapper.load()) == result(classifier())

@@ -250,7 +250,7 @@ def publish(asked: Publication, transient: ray.ObjectRef[list[Any]]) -> None:
         ValueError: the name is taken, and not to be replaced.
     """
     keeper = _started()
-    lease = [] if asked.lifetime == "detached" else [_lease(ray.get_runtime_context().get_worker_id())]
+    lease = [] if asked.lifetime == "detached" else [_lease(keeper, ray.get_runtime_context().get_worker_id())]
     if not ray.get(keeper.publish.remote(asked, transient, lease)):
         raise taken(asked.name)
 
@@ -331,7 +331,7 @@ def _started() -> Any:
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
-            # The first model need not move to another node to be kept. After the loss of this node any other will do.
+            # Preferred, so that the first model need not move to another node: Ray may take any other.
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
         )
         .remote()
@@ -339,7 +339,7 @@ def _started() -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _lease(worker: str) -> ray.ObjectRef[Any]:
-    """What tells the keeper of the end of this process, one for each connection to Ray."""
-    ref: ray.ObjectRef[Any] = _started().pending.remote()
+def _lease(keeper: Any, worker: str) -> ray.ObjectRef[Any]:
+    """What tells a keeper of the end of this process: one for each keeper and each connection to Ray."""
+    ref: ray.ObjectRef[Any] = keeper.pending.remote()
     return ref
