@@ -1,4 +1,4 @@
-"""A `TaskWrapper` never waits for ever: actors' calls need no CPU, and a wait for one that does not come is reported."""
+"""A `TaskWrapper` never waits for ever: actors' calls need no CPU, and a wait for one is reported."""
 
 from __future__ import annotations
 

@@ -65,10 +65,10 @@ def _look_for_obstacle(task: ray.ObjectRef[Any], waited: float) -> None:
         )
     if cpus.most_free_on_a_node < 1:
         _log.warning(
-            "A model's call has taken %.0f s so far. It runs as a Ray task that needs one CPU, and no node has one free "
-            "(the cluster has %g CPUs, %g of them free). If the call itself is not that long, its task has not started: "
-            "it waits until actors or other tasks end. Give actors fewer CPUs, add a node, or call the wrapper in an "
-            "actor, whose model calls need no CPU of the cluster.",
+            "A model's call has taken %.0f s so far. It runs as a Ray task that needs one CPU, and no node has one "
+            "free (the cluster has %g CPUs, %g of them free). If the call itself is not that long, its task has not "
+            "started: it waits until actors or other tasks end. Give actors fewer CPUs, add a node, or call the "
+            "wrapper in an actor, whose model calls need no CPU of the cluster.",
             waited,
             cpus.total,
             cpus.free,
