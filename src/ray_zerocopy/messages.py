@@ -17,6 +17,7 @@ import ray
 import torch
 from ray import cloudpickle
 from ray.actor import ActorHandle
+from ray.util.client import ray as client
 from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 from ray_zerocopy import _engine
@@ -46,7 +47,7 @@ class Message:
         return _received, (stream.getvalue(), *buffers)
 
 
-Packed: TypeAlias = bytes | tuple[Message]
+Packed: TypeAlias = bytes | tuple[object]
 """What to give Ray in place of a value."""
 
 
@@ -59,6 +60,8 @@ def packed(value: object) -> Packed:
     try:
         _SmallPickler(stream).dump(value)
     except Exception:  # whatever a reducer raises
+        if client.is_connected():  # Ray Client finds references only in what it pickles itself
+            return (value,)
         return (Message(value),)
     return (Message(value),) if cloudpickle.list_registry_pickle_by_value() else stream.getvalue()
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray._private.state import available_resources_per_node, state
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RaySystemError, RayTaskError
 from ray.experimental.internal_kv import _internal_kv_get
 
 _log = logging.getLogger("ray_zerocopy")
@@ -50,7 +50,11 @@ class _Cpus(NamedTuple):
 
     @classmethod
     def of_the_cluster(cls) -> _Cpus:
-        by_node = [resources.get("CPU", 0.0) for resources in available_resources_per_node().values()]
+        try:
+            nodes = list(available_resources_per_node().values())
+        except RaySystemError:  # Ray Client knows of all nodes together
+            nodes = [ray.available_resources()]
+        by_node = [resources.get("CPU", 0.0) for resources in nodes]
         return cls(ray.cluster_resources().get("CPU", 0.0), sum(by_node), max(by_node, default=0.0))
 
 
@@ -80,10 +84,10 @@ def _may_be_autoscaled() -> bool:
 
     What a report cannot tell is taken for yes. Without a configuration Ray names each node's type after the node.
     """
-    if state.get_max_resources_from_cluster_config() is not None:
-        return True
     try:
+        if state.get_max_resources_from_cluster_config() is not None:
+            return True
         types = json.loads(_internal_kv_get("__autoscaling_status"))["autoscaler_report"]["active_nodes"]
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, RaySystemError, TypeError, ValueError):
         return True
     return not {f"node_{node['NodeID']}" for node in ray.nodes()}.issuperset(types)
