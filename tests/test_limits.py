@@ -6,6 +6,8 @@ import gc
 import mmap
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -151,11 +153,11 @@ def no_more_mappings() -> Iterator[None]:
 
 
 def outcome(wrapper: Any) -> list[bytes] | str:
-    """The bits of all weights, or the name of the error."""
+    """The bits of all weights, or the error."""
     try:
         return all_bits(wrapper.load())
     except (OSError, MemoryError) as error:
-        return type(error).__name__
+        return repr(error)
 
 
 def outcomes(_: Any, limit: Callable[..., AbstractContextManager[None]], *args: Any) -> list[Any]:
@@ -184,6 +186,16 @@ def test_in_a_worker_that_runs_out_of_a_resource_a_load_is_right_and_the_next_is
     assert inode != 0
 
 
+def test_in_a_worker_without_room_for_a_private_copy_a_load_is_refused_and_the_next_is_shared(
+    workers: list[Any],
+) -> None:
+    wrapped = model(layers=22)  # more than the C library keeps in hand
+    limited, after, inode = ray.get(workers[0].do.remote(outcomes, no_address_space, ActorWrapper(wrapped)), timeout=60)
+    assert limited.startswith("MemoryError('Weights can be neither mapped nor copied into this process.")
+    assert after == all_bits(wrapped)
+    assert inode != 0
+
+
 @pytest.mark.usefixtures("small_store")
 @pytest.mark.parametrize("free", range(5))
 def test_in_a_driver_that_runs_out_of_descriptors_a_load_is_right_and_the_next_is_shared(free: int) -> None:
@@ -202,9 +214,24 @@ def test_a_model_that_has_room_neither_in_the_store_nor_on_the_disk_is_refused_a
         assert all_bits(ActorWrapper(wrapped).load()) == all_bits(wrapped)
 
 
-def test_where_shared_memory_is_too_small_ray_takes_a_directory_on_disk_and_weights_are_shared_from_it(
+def share_from(directory: str) -> None:
+    """Shares a model of 34 MB where Ray has its store in a directory."""
+    with small_ray(_plasma_directory=directory):
+        wrapped = model(layers=8)
+        assert_right_and_shared([Worker.remote() for _ in range(2)], ActorWrapper(wrapped), wrapped)
+
+
+def test_weights_are_shared_from_a_store_on_disk_which_ray_makes_where_shared_memory_is_too_small(
     tmp_path: Path,
 ) -> None:
-    with small_ray(_plasma_directory=str(tmp_path)):
-        wrapped = model(layers=4)
-        assert_right_and_shared([Worker.remote() for _ in range(2)], ActorWrapper(wrapped), wrapped)
+    share_from(str(tmp_path))
+
+
+@pytest.mark.faults
+def test_weights_are_shared_where_the_shared_memory_is_smaller_than_the_store_was_told(tmp_path: Path) -> None:
+    mount = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=24m tmpfs "$0" && exec "$@"']
+    here = str(tmp_path)
+    if subprocess.run([*mount, here, "true"], capture_output=True).returncode != 0:
+        pytest.skip("needs namespaces that a user may make")
+    program = "import sys, test_limits; test_limits.share_from(sys.argv[1])"
+    subprocess.run([*mount, here, sys.executable, "-c", program, here], check=True, timeout=120)
