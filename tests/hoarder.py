@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import array
 import collections
+import datetime
 import functools
 import io
 import itertools
+import logging
 import random
+import re
 import threading
 import types
 import weakref
@@ -32,7 +35,7 @@ class Pair(tuple):
 
 
 class Slotted:
-    __slots__ = ("value",)
+    __slots__ = ("other", "value")
 
     def __init__(self) -> None:
         self.value = 0
@@ -54,6 +57,23 @@ class OtherParameter(nn.Parameter):
 
 class OtherLinear(nn.Linear):
     """Another class of modules."""
+
+
+class Zone(datetime.tzinfo):
+    """A time zone with a state."""
+
+    def utcoffset(self, when: datetime.datetime | None) -> datetime.timedelta:
+        return datetime.timedelta(0)
+
+
+OUTSIDE: dict[str, Any] = {}
+"""What calls left outside of their model."""
+
+
+def meddle(key: str, change: Callable[[Any], object]) -> None:
+    """Change what an earlier call left outside, if there was one in this process."""
+    if key in OUTSIDE:
+        change(OUTSIDE[key])
 
 
 def remembering() -> Callable[[], int]:
@@ -79,6 +99,9 @@ class Hoarder(nn.Module):
         self.t = torch.arange(12.0).view(3, 4)
         self.c = torch.complex(torch.ones(2), torch.ones(2))
         self.child = nn.Linear(2, 2)
+        self.children_by_name = nn.ModuleDict({"a": nn.Linear(2, 2)})
+        self.parameters_by_name = nn.ParameterDict({"a": nn.Parameter(torch.zeros(2))})
+        self.part = torch.zeros(70_000)[5:20]
         self.x: Any = "x"
         self.y: Any = "y"
         self.one = [0, 1, 2]
@@ -105,6 +128,9 @@ class Hoarder(nn.Module):
         self.ma = np.ma.masked_array(np.arange(4.0), [0, 0, 0, 1])
         self.matrix = np.matrix([[1.0, 2.0]])
         self.records = np.rec.array([(1, 2.0)], dtype=[("a", int), ("shape", float)])
+        self.nested_records = np.zeros(3, dtype=[("a", [("b", int)])])
+        self.alias = list[([1],)]  # type: ignore[misc]
+        self.pattern = re.compile("a")
         self.objects = np.array([[1], "two"], dtype=object)
         self.bytes = bytearray(b"bytes")
         self.numbers = array.array("i", [1, 2])
@@ -116,10 +142,14 @@ class Hoarder(nn.Module):
         self.sparse = torch.eye(3).to_sparse()
         self.csr = torch.eye(3).to_sparse_csr()
         self.graph = torch.fx.symbolic_trace(nn.ReLU())
-        self.generator: Any = None  # made in __setstate__
+        self.when = datetime.datetime(2020, 1, 1, tzinfo=Zone())
+        self.dynamic = types.ModuleType("dynamic")
+        self.described = np.dtype(int, metadata={"seen": []})
+        self.log: Any = None  # made in __setstate__
+        self.generator: Any = None  # the same
 
     def __getstate__(self) -> dict[str, Any]:
-        made_anew = ("scratch", "np_scratch", "lock", "weak")
+        made_anew = ("scratch", "np_scratch", "inferred", "lock", "weak", "reference")
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -127,8 +157,13 @@ class Hoarder(nn.Module):
         self.scratch = torch.zeros(5)
         self.np_scratch = np.zeros(5)
         self.lock = threading.Lock()
+        with torch.inference_mode():
+            self.inferred = torch.zeros(2)
+        if hasattr(self, "log"):
+            self.log = logging.Logger("its own")
         if hasattr(self, "generator"):
             self.generator = torch.Generator().manual_seed(0)
+        self.reference = weakref.ref(self.child)
         self.weak = weakref.WeakValueDictionary({"child": self.child})
 
     @functools.lru_cache  # noqa: B019
@@ -160,6 +195,10 @@ OPAQUE = [
     "sparse",
     "csr",
     "graph",
+    "when",
+    "dynamic",
+    "described",
+    "log",
     "generator",
 ]
 """Parts whose state the proof does not see: with one of them a model is loaded anew."""

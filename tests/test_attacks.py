@@ -43,6 +43,7 @@ vars(m.text)                      m.text.seen = 1
 vars(m.number)                    m.number.seen = 1
 vars(m.pair)                      m.pair.seen = 1
 m.slotted.value                   m.slotted.value += 1
+hasattr(m.slotted, 'value')       m.slotted.other = m.slotted.value; del m.slotted.value
 m.forgetful.count                 m.forgetful.count += 1
 m.space.value                     m.space.value += 1
 m.partial.keywords                m.partial.keywords['default'] = 1
@@ -99,6 +100,37 @@ float(m.ma.data[0])               m.ma.data[0] += 1
 float(m.matrix[0, 0])             m.matrix += 1
 m.records.dtype.names             m.records.dtype.names = ('z', 'shape')
 int(m.records.a[0])               m.records.a += 1
+m.nested_records.dtype['a'].names  m.nested_records.dtype['a'].names = ('z',)
+m.children_by_name['a'].in_features  m.children_by_name['a'].in_features += 1
+list(m.children_by_name)          m.children_by_name['b'] = nn.ReLU()
+float(m.children_by_name['a'].bias[0])  m.children_by_name['a'].bias += 1
+list(m.parameters_by_name)        m.parameters_by_name['b'] = nn.Parameter(torch.ones(1))
+m.alias.__args__                  m.alias.__args__[0].append(1)
+m.function.__annotations__        m.function.__annotations__['seen'] = 1
+m.inferred.tolist()               torch.inference_mode()(m.inferred.add_)(1)
+hasattr(m.w.untyped_storage(), 'seen')  m.w.untyped_storage().seen = 1
+m.part.untyped_storage().nbytes()  m.part.data = torch.from_numpy(m.part.numpy())
+"""
+
+# The same where a call leaves a part of the model outside, and others change it there.
+HELD = """
+meddle('detached', lambda t: t.fill_(9)), float(m.w[5])  OUTSIDE['detached'] = m.w.detach()
+meddle('slice', lambda t: t.fill_(9)), float(m.scratch[3])  OUTSIDE['slice'] = m.scratch[:]
+meddle('storage', lambda s: s.fill_(9)), float(m.b[5])  OUTSIDE['storage'] = m.b.untyped_storage()
+meddle('numpy', lambda a: a.fill(9)), float(m.b[5])  OUTSIDE['numpy'] = m.b.numpy()
+meddle('dlpack', lambda t: t.fill_(9)), float(m.b[5])  OUTSIDE['dlpack'] = torch.from_dlpack(m.b)
+meddle('graph', lambda t: t.backward()), m.w.grad is None  OUTSIDE['graph'] = torch.enable_grad()(m.w.sum)()
+meddle('array', lambda a: a.fill(9)), float(m.large_array[5])  OUTSIDE['array'] = m.large_array[:]
+meddle('small', lambda a: a.fill(9)), float(m.array[3])  OUTSIDE['small'] = m.array.T
+meddle('scratch', lambda a: a.fill(9)), float(m.np_scratch[3])  OUTSIDE['scratch'] = m.np_scratch[:2].base
+meddle('masked', lambda a: a.fill(9)), float(m.ma.data[0])  OUTSIDE['masked'] = m.ma.data
+meddle('function', lambda f: f()), m.function.__closure__[0].cell_contents  OUTSIDE['function'] = m.function
+meddle('tuple', lambda t: t[0]['deep'].append(2)), m.nested  OUTSIDE['tuple'] = m.nested
+meddle('list', lambda x: x.append(2)), len(m.one)  OUTSIDE['list'] = m.one
+meddle('view', lambda x: x.mapping['a'].append(2)), m.d['a']  m.d['a'] = []; OUTSIDE['view'] = m.d.items()
+meddle('method', lambda f: f.__self__.__dict__.update(x=2)), m.x  OUTSIDE['method'] = m.forward
+meddle('iterator', lambda i: next(i).zero_()), float(m.w[5])  OUTSIDE['iterator'] = m.parameters()
+'weak' in OUTSIDE and OUTSIDE['weak']() is m.child  OUTSIDE['weak'] = m.reference
 """
 
 # The same of parts whose state is not seen: the model is loaded anew at each call.
@@ -115,6 +147,10 @@ next(m.iterator)                  pass
 m.sparse.to_dense().tolist()      m.sparse.mul_(2)
 m.csr.to_dense().tolist()         m.csr.values().mul_(2)
 int(m.generator.initial_seed())   m.generator.manual_seed(5)
+m.when.tzinfo.__dict__            m.when.tzinfo.seen = 1
+hasattr(m.dynamic, 'seen')        m.dynamic.seen = 1
+m.described.metadata['seen']      m.described.metadata['seen'].append(1)
+m.log.level                       m.log.setLevel(10)
 [n.meta for n in m.graph.graph.nodes]  next(iter(m.graph.graph.nodes)).meta['seen'] = 1
 """
 
@@ -134,7 +170,7 @@ def loaded_anew(cluster: None) -> Any:
     return TaskWrapper(hoarder(without=[]))
 
 
-@pytest.mark.parametrize(("look", "change"), lines(SEEN))
+@pytest.mark.parametrize(("look", "change"), lines(SEEN) + lines(HELD))
 def test_no_call_sees_what_another_changed(proved: Any, look: str, change: str) -> None:
     in_turn = [proved(look, change) for _ in range(6)]  # in two workers at least one has the model again
     time.sleep(PAUSE_SECONDS)
@@ -158,7 +194,7 @@ def test_a_model_is_proved_only_if_every_part_of_it_is_seen(unseen: str | None) 
     assert (FreshState(thaw_in_view(freeze(model))).obstacle is None) == (unseen is None)
 
 
-@pytest.mark.parametrize(("look", "change"), lines(SEEN))
+@pytest.mark.parametrize(("look", "change"), lines(SEEN) + lines(HELD))
 def test_each_change_is_noticed_or_undone(look: str, change: str) -> None:
     thawed = thaw_in_view(freeze(hoarder(without=OPAQUE)))
     view = thawed.view

@@ -201,6 +201,21 @@ def traced_with_a_constant() -> Any:
     return torch.jit.trace(Constant(), torch.zeros(()), check_trace=False)
 
 
+class SetByPython(nn.Module):
+    """Its code, which is Python, sets attributes of a TorchScript module whose own code does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.script = torch.jit.script(Form().eval())
+
+    def forward(self, name: str, value: object) -> str:
+        seen = repr(getattr(self.script, name))
+        setattr(self.script, name, value)
+        return seen
+
+
+SET_BY_PYTHON = [("calls", 1), ("training", True), ("state", torch.ones(2)), ("weight", torch.ones(70_000))]
+
 SCRIPTED = [
     Attribute,
     Property,
@@ -240,6 +255,12 @@ def test_each_change_is_noticed_or_undone(cls: type[nn.Module]) -> None:
     if state.restore():
         view.reset()
         assert repr(state.model()) == fresh
+
+
+@pytest.mark.parametrize(("name", "value"), SET_BY_PYTHON, ids=lambda value: str(value)[:8])
+def test_no_call_sees_what_python_code_set(cluster: None, name: str, value: object) -> None:
+    wrapped = TaskWrapper(SetByPython())
+    assert len({wrapped(name, value) for _ in range(5)}) == 1
 
 
 def test_a_constant_of_the_code_that_a_call_changes_is_noticed_or_undone() -> None:

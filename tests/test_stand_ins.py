@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -132,6 +133,19 @@ def test_a_container_is_a_pipeline_too() -> None:
         "heads.a",
         "net",
     }
+
+
+def test_a_list_of_modules_is_sliced_and_added(containers: Any) -> None:
+    for copied in copies():
+        layers = copied(containers).layers
+        assert repr(layers) == repr(containers.layers)
+        assert repr(layers).startswith("ModuleList(")
+        assert [layer(X) == os.getpid() for layer in layers[:1]] == [False]
+        assert isinstance(layers[1:], nn.ModuleList)
+        assert [layer(X) == os.getpid() for layer in layers[1][::-1][:5]] == [False]
+        assert [layer(X) == os.getpid() for layer in layers[:1] + layers[1]] == [False, False]
+        assert layers[:1].eval()[0] is layers[0]
+        assert not layers[5:]
 
 
 def test_a_container_with_a_forward_of_its_own_is_a_model() -> None:
@@ -428,6 +442,21 @@ def test_a_module_that_is_no_container_may_have_methods_named_as_a_containers() 
 
     wrapper: Any = TaskWrapper(Cache())
     assert (wrapper.update(), wrapper.pop()) == ("updated", "popped")
+
+
+@dataclasses.dataclass(order=True)
+class Versioned:
+    version: int
+    model: Any = dataclasses.field(compare=False)
+
+
+def test_two_wrappers_are_compared_as_their_pipelines_are() -> None:
+    one, same, two = (TaskWrapper(Versioned(version, Pid())) for version in (1, 1, 2))
+    assert one == same
+    assert one != two
+    assert one < two
+    assert one != 1
+    assert sorted([two, one])[0] is one  # type: ignore[type-var]
 
 
 def test_dictionary_keys_with_one_repr_lead_to_models_of_their_own() -> None:

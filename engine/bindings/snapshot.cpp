@@ -86,6 +86,20 @@ nb::object attributes_of(PyObject* object) {
   return nb::steal(attributes);
 }
 
+// The descriptors of a class's slots, those of its bases included.
+std::vector<nb::object> slots_of(nb::handle cls) {
+  static PyObject* const member = imported("types", "MemberDescriptorType");
+  std::vector<nb::object> slots;
+  for (const nb::handle base : nb::borrow<nb::tuple>(nb::handle(as_type(cls)).attr("__mro__"))) {
+    for (const nb::handle value : nb::getattr(base, "__dict__").attr("values")()) {
+      if (value.type().ptr() == member) {
+        slots.push_back(nb::borrow(value));
+      }
+    }
+  }
+  return slots;
+}
+
 template <typename Visit>
 int visit_one(PyObject* object, void* visit) {
   return (*static_cast<Visit*>(visit))(object) ? 0 : 1;
@@ -97,7 +111,8 @@ int visit_one(PyObject* object, void* visit) {
 struct Snapshot::TypeRecord {
   nb::object cls;
   Kind kind = Kind::opaque;
-  nb::object form;  // Of the kind `formed`: the function.
+  nb::object form;                // Of the kind `formed`: the function.
+  std::vector<nb::object> slots;  // Of a holder: their descriptors.
   traverseproc traverse = nullptr;
   bool is_holder = false;
   bool is_exact_dict = false;
@@ -105,7 +120,6 @@ struct Snapshot::TypeRecord {
   bool is_ordered_dict = false;
   bool is_weak_reference = false;
   bool has_attributes = false;  // A dictionary of attributes that an object may or may not have made yet.
-  bool is_counted = false;      // The references to its objects are.
   bool is_weakly_counted = false;
 
   // Calls `visit` with each object that `object` refers to, until it returns false; returns whether it never did. No
@@ -131,10 +145,26 @@ struct Snapshot::TypeRecord {
     if (is_weak_reference && !visit(checked(PyObject_CallNoArgs(object)).ptr())) {
       return false;
     }
+    for (const nb::object& descriptor : slots) {  // Below, one that is empty does not show.
+      const nb::object value = slot_value(descriptor.ptr(), object);
+      if (!visit(value.is_valid() ? value.ptr() : descriptor.ptr())) {
+        return false;
+      }
+    }
     return traverse == nullptr || traverse(object, &visit_one<Visit>, &visit) == 0;
   }
 
  private:
+  // Nothing where the slot is empty.
+  static nb::object slot_value(PyObject* descriptor, PyObject* object) {
+    const auto get = slot<descrgetfunc>(Py_TYPE(descriptor), Py_tp_descr_get);
+    PyObject* const value = get(descriptor, object, nb::handle(Py_TYPE(object)).ptr());
+    if (value == nullptr) {
+      PyErr_Clear();
+    }
+    return nb::steal(value);
+  }
+
   // The order of an OrderedDict is not that of the dictionary that it is, too.
   template <typename Visit>
   static bool ordered_keys(PyObject* object, Visit& visit) {
@@ -165,6 +195,13 @@ struct Snapshot::Field {
   }
 };
 
+// Of a tensor or a formed object.
+struct Snapshot::Memory {
+  std::uintptr_t address = 0;
+  std::size_t nbytes = 0;
+  nb::object owner;  // None if nothing of the graph's.
+};
+
 // An object. Its values_, from `first` to `last`: of a holder what it refers to, and last its attributes, if it has
 // any; of others their attributes first, and then their fields or their form.
 struct Snapshot::Entry {
@@ -177,6 +214,8 @@ struct Snapshot::Entry {
   std::uintptr_t address = 0;
   Py_ssize_t references = 0;
   Py_ssize_t weak_references = 0;
+  Py_ssize_t users = 0;
+  PyObject* counted = nullptr;  // What the function that counts users is given; null where they are not counted.
 };
 
 Snapshot::Snapshot(nb::object root, Rules rules, AddressRanges watched)
@@ -235,9 +274,16 @@ void Snapshot::add(nb::handle object) {
     }
   } catch (const std::bad_alloc&) {
     throw;
-  } catch (const std::exception& error) {  // Python's, or of a rule that returned something else than it should.
+  } catch (const nb::python_error& error) {  // Its what() is a whole traceback.
+    obstacle_ = nb::str(error.value()).c_str();
+  } catch (const std::exception& error) {  // Of a rule that returned something else than it should.
     obstacle_ = error.what();
   }
+}
+
+void Snapshot::ignore_users(nb::handle tensor) {
+  keep(tensor.ptr());
+  ignored_users_.insert(tensor.ptr());
 }
 
 void Snapshot::keep(PyObject* object) { values_.push_back(Py_NewRef(object)); }
@@ -265,12 +311,13 @@ const Snapshot::TypeRecord& Snapshot::type_of(PyObject* object) {
     type->is_weak_reference = PyType_IsSubtype(cls, &_PyWeakref_RefType) != 0;
     const bool is_of_python = is_python_class(type->cls);
     type->has_attributes = is_of_python || type->kind == Kind::tensor || type->kind == Kind::formed;
-    const bool is_unchanging = cls == &PyTuple_Type || cls == &PyFrozenSet_Type || type->is_weak_reference;
-    type->is_counted = type->kind != Kind::function && !is_unchanging;
     type->is_weakly_counted = is_of_python || type->kind == Kind::tensor;
-    type->is_holder = type->kind == Kind::holder || type->kind == Kind::script;
+    type->is_holder = type->kind == Kind::holder || type->kind == Kind::script || type->kind == Kind::storage;
     if (type->is_holder || type->kind == Kind::function) {
       type->traverse = slot<traverseproc>(cls, Py_tp_traverse);
+    }
+    if (type->is_holder && is_of_python) {
+      type->slots = slots_of(type->cls);
     }
     known = std::move(type);
   }
@@ -279,11 +326,12 @@ const Snapshot::TypeRecord& Snapshot::type_of(PyObject* object) {
 
 void Snapshot::record(nb::handle object) {
   const TypeRecord& type = type_of(object.ptr());
-  if (type.kind == Kind::opaque) {
-    obstacle_ = "it holds " + std::string(nb::repr(type.cls).c_str()) + ", whose state cannot be seen";
+  const bool is_atom_by_name = type.kind == Kind::function || type.kind == Kind::named;
+  if (is_atom_by_name && nb::cast<bool>(rules_.is_importable(object))) {
     return;
   }
-  if (type.kind == Kind::function && nb::cast<bool>(rules_.is_importable(object))) {
+  if (type.kind == Kind::opaque || type.kind == Kind::named) {
+    obstacle_ = "it holds " + std::string(nb::repr(type.cls).c_str()) + ", whose state cannot be seen";
     return;
   }
   if (type.kind == Kind::script) {
@@ -329,7 +377,8 @@ void Snapshot::record_entry(PyObject* object, const TypeRecord& type) {
 // Of what a function refers to, its own variables and attributes are the graph's.
 void Snapshot::record_function(Entry& entry) {
   std::vector<nb::object> own;
-  for (const char* const name : {"__closure__", "__defaults__", "__kwdefaults__", "__dict__", "__self__"}) {
+  for (const char* const name :
+       {"__closure__", "__defaults__", "__kwdefaults__", "__annotations__", "__dict__", "__self__"}) {
     if (nb::hasattr(entry.object, name)) {
       own.push_back(nb::getattr(entry.object, name));
     }
@@ -358,7 +407,11 @@ void Snapshot::record_fields(Entry& entry) {
 }
 
 void Snapshot::record_memory(Entry& entry) {
-  std::tie(entry.address, entry.nbytes) = memory_of(entry.object);
+  const Memory memory = memory_of(entry.object);
+  entry.address = memory.address;
+  entry.nbytes = memory.nbytes;
+  keep(memory.owner.ptr());
+  follow(memory.owner.ptr());
   if (entry.nbytes == 0 || is_watched(entry.address, entry.nbytes)) {
     entry.nbytes = 0;
     return;
@@ -372,8 +425,17 @@ void Snapshot::record_memory(Entry& entry) {
   contents_.insert(contents_.end(), bytes.begin(), bytes.end());
 }
 
-std::pair<std::uintptr_t, std::size_t> Snapshot::memory_of(PyObject* object) const {
-  return nb::cast<std::pair<std::uintptr_t, std::size_t>>(rules_.memory_of(nb::handle(object)));
+Snapshot::Memory Snapshot::memory_of(PyObject* object) const {
+  const auto memory = nb::cast<nb::tuple>(rules_.memory_of(nb::handle(object)));
+  return {nb::cast<std::uintptr_t>(memory[0]), nb::cast<std::size_t>(memory[1]), memory[2]};
+}
+
+Py_ssize_t Snapshot::users_of(const Entry& entry) const {
+  if (entry.counted == nullptr) {
+    return 0;
+  }
+  const nb::object& count = entry.type->kind == Kind::storage ? rules_.storage_users : rules_.tensor_users;
+  return nb::cast<Py_ssize_t>(called(count.ptr(), entry.counted));
 }
 
 bool Snapshot::is_watched(std::uintptr_t begin, std::size_t nbytes) const {
@@ -383,8 +445,18 @@ bool Snapshot::is_watched(std::uintptr_t begin, std::size_t nbytes) const {
 
 void Snapshot::seal() {
   for (Entry& entry : entries_) {
-    entry.references = Py_REFCNT(entry.object);
+    // An empty tuple is the process's only one.
+    const bool is_shared = entry.first == entry.last && PyTuple_CheckExact(entry.object);
+    entry.references = is_shared ? PY_SSIZE_T_MAX : Py_REFCNT(entry.object);
     entry.weak_references = entry.type->is_weakly_counted ? weak_references(entry.object) : 0;
+    if (entry.type->kind == Kind::storage) {
+      const nb::object handle = nb::getattr(entry.object, "_cdata");
+      keep(handle.ptr());
+      entry.counted = handle.ptr();
+    } else if (entry.type->kind == Kind::tensor && !ignored_users_.contains(entry.object)) {
+      entry.counted = entry.object;
+    }
+    entry.users = users_of(entry);
   }
 }
 
@@ -394,7 +466,7 @@ std::optional<std::string> Snapshot::change() const {
     const char* changed = nullptr;
     if (Py_TYPE(entry.object) != as_type(type.cls)) {
       changed = "the class";
-    } else if (type.is_counted && Py_REFCNT(entry.object) > entry.references) {
+    } else if (Py_REFCNT(entry.object) > entry.references || users_of(entry) > entry.users) {
       changed = "the number of holders";
     } else if (type.is_holder || type.kind == Kind::function ? !same_references(entry) : !same_fields(entry)) {
       changed = "the content";
@@ -442,9 +514,12 @@ bool Snapshot::same_fields(const Entry& entry) const {
 }
 
 bool Snapshot::same_memory(const Entry& entry) const {
-  return entry.nbytes == 0 ||
-         (memory_of(entry.object) == std::pair{entry.address, entry.nbytes} &&
-          std::memcmp(std::bit_cast<const void*>(entry.address), &contents_[entry.contents], entry.nbytes) == 0);
+  if (entry.nbytes == 0) {
+    return true;
+  }
+  const Memory memory = memory_of(entry.object);
+  return memory.address == entry.address && memory.nbytes == entry.nbytes &&
+         std::memcmp(std::bit_cast<const void*>(entry.address), &contents_[entry.contents], entry.nbytes) == 0;
 }
 
 bool is_python_class(nb::handle cls) {
@@ -462,6 +537,8 @@ void bind_snapshot(nb::module_& module) {
       .value("FUNCTION", Kind::function, "The same, without a function's globals; an atom where it can be imported.")
       .value("TENSOR", Kind::tensor, "A torch.Tensor's.")
       .value("SCRIPT", Kind::script, "It is listed, for the caller to look at.")
+      .value("STORAGE", Kind::storage, "A torch.UntypedStorage's.")
+      .value("NAMED", Kind::named, "An atom where it can be imported; it cannot be seen otherwise.")
       .value("OPAQUE", Kind::opaque, "It cannot be seen.");
 
   nb::class_<Snapshot>(module, "Snapshot", nb::is_final(),
@@ -470,25 +547,30 @@ void bind_snapshot(nb::module_& module) {
       .def(
           "__init__",
           [](Snapshot* self, nb::object root, nb::callable kind_of, nb::callable is_importable, nb::callable memory_of,
-             nb::tuple tensor_fields, AddressRanges watched) {
-            new (self)
-                Snapshot(std::move(root),
-                         {std::move(kind_of), std::move(is_importable), std::move(memory_of), std::move(tensor_fields)},
-                         std::move(watched));
+             nb::callable tensor_users, nb::callable storage_users, nb::tuple tensor_fields, AddressRanges watched) {
+            new (self) Snapshot(std::move(root),
+                                {std::move(kind_of), std::move(is_importable), std::move(memory_of),
+                                 std::move(tensor_users), std::move(storage_users), std::move(tensor_fields)},
+                                std::move(watched));
           },
-          "root"_a, "kind_of"_a, "is_importable"_a, "memory_of"_a, "tensor_fields"_a, "watched"_a,
+          "root"_a, "kind_of"_a, "is_importable"_a, "memory_of"_a, "tensor_users"_a, "storage_users"_a,
+          "tensor_fields"_a, "watched"_a,
           nb::sig("def __init__(self, root: object, kind_of: collections.abc.Callable[[type], Kind | "
                   "collections.abc.Callable[[typing.Any], object]], is_importable: "
                   "collections.abc.Callable[[typing.Any], bool], memory_of: collections.abc.Callable[[typing.Any], "
-                  "tuple[int, int]], tensor_fields: tuple[object, ...], watched: "
+                  "tuple[int, int, object]], tensor_users: collections.abc.Callable[[typing.Any], int], "
+                  "storage_users: collections.abc.Callable[[int], int], tensor_fields: tuple[object, ...], watched: "
                   "collections.abc.Sequence[tuple[int, int]]) -> None"),
           "Records the graph from an object on. An error that a rule raises becomes the obstacle.\n\n"
           "Args:\n"
           "    root: where the graph begins.\n"
           "    kind_of: says how the objects of a class are seen; or returns the function that forms each of them,\n"
           "        which is called again to compare: what it returns must be equal then.\n"
-          "    is_importable: says of a function whether other objects find it in its module, by its name.\n"
-          "    memory_of: the address and the size, in bytes, of the memory of a tensor or of a formed object.\n"
+          "    is_importable: says of a function or a NAMED object whether others find it by its name.\n"
+          "    memory_of: the address and the size, in bytes, of the memory of a tensor or of a formed object, and\n"
+          "        the object that owns the memory, if that is to be recorded too; None otherwise.\n"
+          "    tensor_users: how many C++ objects use a tensor; called from `seal` on.\n"
+          "    storage_users: the same of a storage, given its `_cdata`.\n"
           "    tensor_fields: descriptors of torch.Tensor: attributes, and methods that are called.\n"
           "    watched: first and last (exclusive) addresses of memory whose bytes the caller watches.")
       .def_prop_ro("obstacle", &Snapshot::obstacle, "Why the graph cannot be compared: one sentence; None if it can.")
@@ -499,6 +581,8 @@ void bind_snapshot(nb::module_& module) {
            "The objects of the kind TENSOR.")
       .def("add", &Snapshot::add, "object"_a,
            "Records another object of the graph, one that is not reached from the root.")
+      .def("ignore_users", &Snapshot::ignore_users, "tensor"_a,
+           "Does not count the C++ users of a tensor of the graph: compiled code takes and drops them.")
       .def("seal", &Snapshot::seal, "Counts the references to the graph's objects. Nobody else may hold the root.")
       .def("change", &Snapshot::change,
            "What of the graph is not as it was when it was sealed: the first thing found. None if all is.\n\n"

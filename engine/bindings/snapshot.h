@@ -24,6 +24,8 @@ enum class Kind : std::uint8_t {
              // name.
   tensor,    // A torch.Tensor: its fields (Rules), its attributes and its bytes.
   script,    // As a holder's; and it is listed, for the caller to look at what is behind it.
+  storage,   // As a holder's; and the users that it has besides Python's objects are counted.
+  named,     // An atom where it can be imported by its name; opaque otherwise.
   formed,    // What a function of the class's own makes of it, its attributes, and its bytes.
   opaque,    // It cannot be seen: a graph with such an object cannot be recorded.
 };
@@ -35,10 +37,12 @@ using AddressRanges = std::vector<std::pair<std::uintptr_t, std::uintptr_t>>;
 // and, where it says so, while comparing.
 struct Rules {
   nanobind::callable kind_of;        // type -> Kind, or the function that forms its objects (also while comparing).
-  nanobind::callable is_importable;  // A function -> whether it is what its module has under its name.
-  nanobind::callable memory_of;      // A tensor or a formed object -> address and bytes of its memory (also comparing).
-  nanobind::tuple
-      tensor_fields;  // Descriptors of torch.Tensor (also while comparing): attributes are got, methods called.
+  nanobind::callable is_importable;  // A function or a named object -> whether its process has it under its name.
+  nanobind::callable memory_of;      // A tensor or a formed object -> address and bytes of its memory, and what of the
+                                     // graph owns that, or None (also comparing).
+  nanobind::callable tensor_users;   // A tensor -> how many C++ users it has (only from `seal` on).
+  nanobind::callable storage_users;  // The `_cdata` of a storage -> the same of that.
+  nanobind::tuple tensor_fields;  // Descriptors of torch.Tensor (also comparing): attributes are got, methods called.
 };
 
 // Holds a graph of objects, from a root on, and what each refers to: every reference, in order, keys of dictionaries
@@ -70,6 +74,9 @@ class Snapshot {
   // Records another object of the graph, that is not reached from the root.
   void add(nanobind::handle object);
 
+  // Does not count the C++ users of a tensor that was recorded, or will be: compiled code takes and drops them.
+  void ignore_users(nanobind::handle tensor);
+
   // Counts the references to the graph's objects. REQUIRES: nobody holds the root but this object.
   void seal();
 
@@ -83,6 +90,7 @@ class Snapshot {
   struct TypeRecord;
   struct Entry;
   struct Field;
+  struct Memory;
 
   void record(nanobind::handle object);
   void record_entry(PyObject* object, const TypeRecord& type);
@@ -97,7 +105,8 @@ class Snapshot {
   [[nodiscard]] bool same_fields(const Entry& entry) const;
   [[nodiscard]] bool same_memory(const Entry& entry) const;
   [[nodiscard]] bool is_watched(std::uintptr_t begin, std::size_t nbytes) const;
-  [[nodiscard]] std::pair<std::uintptr_t, std::size_t> memory_of(PyObject* object) const;
+  [[nodiscard]] Memory memory_of(PyObject* object) const;
+  [[nodiscard]] Py_ssize_t users_of(const Entry& entry) const;
 
   nanobind::object root_;
   Rules rules_;
@@ -105,6 +114,7 @@ class Snapshot {
   std::vector<Field> fields_;
   std::unordered_map<PyTypeObject*, std::unique_ptr<TypeRecord>> types_;
   std::unordered_set<PyObject*> seen_;
+  std::unordered_set<PyObject*> ignored_users_;
   std::vector<PyObject*> waiting_;   // Seen, and yet to be recorded.
   std::vector<PyObject*> values_;    // What was recorded, entry by entry: this object's references.
   std::vector<std::byte> contents_;  // Of memory that nobody watches.

@@ -6,12 +6,14 @@ be seen whole is recorded (a whitelist): a model with anything else in it is nev
 
 What lies outside of the model is the process's, as in any Ray worker: attributes of classes, globals of modules,
 members of enums. A holder outside that keeps a part of the model (a cache on a class, say, with the model as its key)
-shows in the number of references to that part.
+shows in the number of references to that part; one that keeps a view of a tensor or an array, in the number of users of
+the memory.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import contextvars
 import datetime
 import decimal
@@ -25,7 +27,7 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +40,7 @@ from ray_zerocopy import _engine
 from ray_zerocopy._engine import Kind
 from ray_zerocopy.image import Thawed
 from ray_zerocopy.image.arrays import memory_of
+from ray_zerocopy.image.importable import is_importable
 from ray_zerocopy.script_state import ScriptState
 
 _log = logging.getLogger("ray_zerocopy")
@@ -55,15 +58,9 @@ _ATOMS: frozenset[type] = frozenset(
         bytes,
         range,
         datetime.date,
-        datetime.datetime,
-        datetime.time,
         datetime.timedelta,
-        datetime.timezone,
         decimal.Decimal,
-        re.Pattern,
         types.CodeType,
-        types.GenericAlias,
-        types.UnionType,
         types.GetSetDescriptorType,
         types.MemberDescriptorType,
         types.MethodDescriptorType,
@@ -81,10 +78,7 @@ _ATOMS: frozenset[type] = frozenset(
 
 _OUTSIDE = (
     type,
-    types.ModuleType,
     enum.Enum,
-    contextvars.ContextVar,
-    logging.Logger,
     torch._ops.OpOverload,
     torch._ops.OpOverloadPacket,
     ray.ObjectRef,
@@ -92,8 +86,13 @@ _OUTSIDE = (
 )
 """Classes of objects that are the process's, not the model's."""
 
+_NAMED = (types.ModuleType, logging.Logger)
+"""Classes of objects that are the process's if it has them under their names."""
+
 _HANDLES = frozenset(
-    {"AOTIModelPackageLoader", "BufferDict", "ConcreteModuleType", "ModuleDict", "ParameterDict", "ScriptMethod"}
+    getattr(torch._C, name)
+    for name in ("BufferDict", "ConcreteModuleType", "ModuleDict", "ParameterDict", "ScriptMethod")
+    if hasattr(torch._C, name)
 )
 """Classes of torch's C++: Python's handles on compiled code, and on parts of a `ScriptModule`."""
 
@@ -113,6 +112,9 @@ _HOLDERS: frozenset[type] = frozenset(
         operator.attrgetter,
         operator.itemgetter,
         operator.methodcaller,
+        re.Pattern,
+        types.GenericAlias,
+        types.UnionType,
         types.MethodType,
         types.MethodWrapperType,
         types.CellType,
@@ -126,15 +128,15 @@ _HOLDERS: frozenset[type] = frozenset(
 )
 """Classes of C whose objects are what they refer to."""
 
-_BASES = _HOLDERS | {str, bytes, int, float, complex, datetime.date, datetime.datetime, decimal.Decimal, typing.Generic}
+_BASES = _HOLDERS | {str, bytes, int, float, complex, datetime.date, decimal.Decimal, typing.Generic}
 """Classes that one written in Python may have as its bases: it adds attributes and slots to what they have."""
 
 _TENSOR_FIELDS = (
+    "untyped_storage",
     "data_ptr",
     "shape",
     "stride",
     "dtype",
-    "layout",
     "is_conj",
     "is_neg",
     "requires_grad",
@@ -142,13 +144,15 @@ _TENSOR_FIELDS = (
     "grad_fn",
     "_backward_hooks",
     "_post_accumulate_grad_hooks",
+    "names",  # of older versions of torch
 )
 
 
 class ThawedProgram(Thawed):
     """The module of a `torch.export.ExportedProgram`.
 
-    None of its code can reach the graph that it was generated from, so that nothing need look at the graph.
+    None of its code can reach the graph that it was generated from, so that nothing need look at the graph; the
+    context variables that it holds are torch's own.
     """
 
 
@@ -162,23 +166,36 @@ class FreshState:
     """
 
     def __init__(self, thawed: Thawed) -> None:
-        kind_of = _kind_in_program if isinstance(thawed, ThawedProgram) else _kind
-        watched = [] if thawed.view is None else thawed.view.addresses()
-        self._snapshot = self._recorded(thawed.root, kind_of, watched)
+        self._snapshot = _recorded(thawed)
+        self._scripts = ScriptState([])
+        self._tensors: list[torch.Tensor] = []
+        self._versions: list[int] = []
+        self._obstacle: str | None = None
+        with self._obstacle_if_it_raises():
+            self._record_scripts(thawed)
+        self._obstacle = self._obstacle or self._snapshot.obstacle or self._scripts.obstacle
+        if self._obstacle is not None:
+            _log.debug("A model is loaded anew for each call: %s.", self._obstacle)
+
+    def _record_scripts(self, thawed: Thawed) -> None:
         wrappers = [s for s in self._snapshot.scripts() if isinstance(s, torch.jit.ScriptModule)]
         if wrappers:
             for wrapper in wrappers:
                 for name in wrapper._c._method_names():
                     getattr(wrapper, name)  # which it keeps among its attributes from the first time on
-            self._snapshot = self._recorded(thawed.root, kind_of, watched)
+            self._snapshot = _recorded(thawed)
         self._scripts = ScriptState([s for s in self._snapshot.scripts() if type(s) is torch._C.ScriptModule])
         for tensor in self._scripts.tensors:
             self._snapshot.add(tensor)
-        self._obstacle = self._snapshot.obstacle or self._scripts.obstacle
-        if self._obstacle is not None:
-            _log.debug("A model is loaded anew for each call: %s.", self._obstacle)
-        self._tensors = self._snapshot.tensors()
-        self._versions: list[int] = []
+        for constant in self._scripts.constants:
+            self._snapshot.ignore_users(constant)
+
+    @contextlib.contextmanager
+    def _obstacle_if_it_raises(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever looking at a model's parts raises
+            self._obstacle = f"to look at it raises {error!r}"
 
     @property
     def model(self) -> Any:
@@ -193,8 +210,11 @@ class FreshState:
     def seal(self) -> None:
         """End the record. Nobody else may hold the model now: who holds a part of it later shows by that."""
         if self.obstacle is None:
-            self._versions = [tensor._version for tensor in self._tensors]
-            self._snapshot.seal()
+            with self._obstacle_if_it_raises():
+                # Those of inference mode have no versions.
+                self._tensors = [tensor for tensor in self._snapshot.tensors() if not tensor.is_inference()]
+                self._versions = [tensor._version for tensor in self._tensors]
+                self._snapshot.seal()
 
     def restore(self) -> bool:
         """Whether all is as it was recorded; attributes of TorchScript modules and versions of tensors are made so.
@@ -213,9 +233,21 @@ class FreshState:
             torch._C._autograd._unsafe_set_version_counter(tuple(self._tensors), tuple(self._versions))
         return True
 
-    @staticmethod
-    def _recorded(model: Any, kind_of: Callable[[type], _Kind], watched: list[tuple[int, int]]) -> _engine.Snapshot:
-        return _engine.Snapshot(model, kind_of, _is_importable, _memory_of, _descriptors(), watched)
+
+def _recorded(thawed: Thawed) -> _engine.Snapshot:
+    kind_of = _kind_in_program if isinstance(thawed, ThawedProgram) else _kind
+    watched = [] if thawed.view is None else thawed.view.addresses()
+    return _engine.Snapshot(thawed.root, kind_of, _is_shared, _memory_of, *_counters(), _descriptors(), watched)
+
+
+@functools.cache
+def _counters() -> tuple[Callable[[torch.Tensor], int], Callable[[int], int]]:
+    """How many objects of C++ use a tensor, and a storage by its `_cdata`; they raise where torch does not tell."""
+
+    def unknown(_: object) -> int:
+        raise NotImplementedError("this version of torch does not tell who uses a tensor")
+
+    return getattr(torch._C.TensorBase, "_use_count", unknown), getattr(torch._C, "_storage_Use_Count", unknown)
 
 
 @functools.cache
@@ -232,7 +264,7 @@ def _kind(cls: type) -> _Kind:
 
 
 def _kind_in_program(cls: type) -> _Kind:
-    return Kind.ATOM if cls is torch.fx.Graph else _kind(cls)
+    return Kind.ATOM if cls in (torch.fx.Graph, contextvars.ContextVar) else _kind(cls)
 
 
 _Kind: TypeAlias = Kind | Callable[[Any], object]
@@ -248,10 +280,16 @@ def _new_kind(cls: type) -> _Kind:
         return Kind.HOLDER
     if cls in (types.FunctionType, types.BuiltinFunctionType):
         return Kind.FUNCTION
+    if issubclass(cls, _NAMED):
+        return Kind.NAMED
     if cls is torch._C.ScriptModule:
         return Kind.SCRIPT
+    if cls is torch.UntypedStorage:
+        return Kind.STORAGE
     if cls is type(_LOCK):
         return _form_of_lock
+    if cls in (datetime.datetime, datetime.time, datetime.timezone):
+        return _form_of_time
     if issubclass(cls, torch.Tensor):
         is_plain = cls.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
         return Kind.TENSOR if is_plain and not _has_slots(cls) else Kind.OPAQUE
@@ -280,7 +318,7 @@ def _adds_only_attributes(cls: type) -> bool:
 
 
 def _is_handle(cls: type) -> bool:
-    return cls.__name__ in _HANDLES and cls.__module__.partition(".")[0] == "torch"
+    return cls in _HANDLES or (cls.__name__ == "AOTIModelPackageLoader" and cls.__module__.startswith("torch._C"))
 
 
 def _has_slots(cls: type) -> bool:
@@ -299,7 +337,19 @@ _ARRAY_FIELDS = ("shape", "strides", "dtype", "flags")
 
 
 def _form_of_dtype(dtype: np.dtype[Any]) -> object:
-    return dtype.names, dtype.metadata and dict(dtype.metadata)
+    """Names of fields can be changed, at every depth."""
+    if dtype.metadata is not None:
+        raise TypeError("it holds a numpy dtype with metadata, whose state cannot be seen")
+    if dtype.subdtype is not None:
+        return _form_of_dtype(dtype.base)
+    return dtype.fields and [(name, _form_of_dtype(field[0]), field[1:]) for name, field in dtype.fields.items()]
+
+
+def _form_of_time(time: datetime.datetime | datetime.time | datetime.timezone) -> object:
+    zone = time if isinstance(time, datetime.timezone) else time.tzinfo
+    if zone is not None and (type(zone) is not datetime.timezone or type(zone.tzname(None)) is not str):
+        raise TypeError(f"it holds a time in {type(zone)}, whose state cannot be seen")
+    return None
 
 
 _LOCK = threading.Lock()
@@ -309,23 +359,27 @@ def _form_of_lock(lock: threading.Lock) -> object:
     return lock.locked()
 
 
-def _memory_of(obj: Any) -> tuple[int, int]:
+def _memory_of(obj: Any) -> tuple[int, int, object]:
+    """Others outside may have views of the owner's memory; that shows in the number of its users."""
     if isinstance(obj, torch.Tensor):
         if obj.device.type == "meta":
-            return 0, 0
+            return 0, 0, None
         if obj.device.type != "cpu" or obj.layout is not torch.strided or obj.is_quantized or obj.is_nested:
             raise TypeError(f"it holds a tensor whose bytes cannot be seen: {obj.dtype}, {obj.layout}, {obj.device}")
         storage = obj.untyped_storage()
-        return storage.data_ptr(), storage.nbytes()
+        return storage.data_ptr(), storage.nbytes(), storage
     if isinstance(obj, np.ndarray):
+        base = obj.base if isinstance(obj.base, np.ndarray) else None
         while isinstance(obj.base, np.ndarray):
             obj = obj.base
-        return memory_of(obj)
-    return 0, 0
+        return *memory_of(obj), base
+    return 0, 0, None
 
 
-def _is_importable(function: Any) -> bool:
-    found: Any = sys.modules.get(function.__module__ or "")
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is function
+def _is_shared(obj: Any) -> bool:
+    """Whether a function, a module or a logger is the one that the process has under its name."""
+    if isinstance(obj, types.ModuleType):
+        return sys.modules.get(obj.__name__) is obj
+    if isinstance(obj, logging.Logger):
+        return obj is logging.root or logging.Logger.manager.loggerDict.get(obj.name) is obj
+    return is_importable(obj)

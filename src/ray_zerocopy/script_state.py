@@ -1,13 +1,13 @@
 """What of TorchScript modules a call may have changed, and putting it back.
 
 TorchScript code changes its module by `prim::SetAttr`, by writing to tensors, or by changing a list or dict that an
-attribute holds. Which attributes are ever set is to be seen in the code, so only those need looking at.
+attribute holds. Python's code around it may set any attribute, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
@@ -15,8 +15,7 @@ from ray_zerocopy.image.torchscript import constants_of
 
 _C: Any = torch._C
 
-_Setting = tuple[Any, str, Any]
-"""A C++ module, an attribute's name, and the attribute's value when the module was fresh."""
+_Getter: TypeAlias = Callable[[str], Any]
 
 _VALUES = frozenset(
     {
@@ -38,15 +37,18 @@ _INSERTIONS = ("append", "extend", "insert", "_set_item", "setdefault", "update"
 
 
 class ScriptState:
-    """The attributes of TorchScript modules (`module._c`) that their code may change, as they were. For one thread."""
+    """The attributes of TorchScript modules (`module._c`), as they were. For one thread."""
 
     def __init__(self, modules: Sequence[Any]) -> None:
         self.tensors: list[torch.Tensor] = []
         """All tensors that are attributes or constants; their bytes and forms are for the caller to watch."""
+        self.constants: list[torch.Tensor] = []
+        """Those that are constants: what torch makes of the code in its first calls holds them, too."""
         self.obstacle: str | None = None
         """Why the state cannot be seen: one sentence; None if it can."""
-        self._settable: list[_Setting] = []
-        self._containers: list[_Setting] = []
+        # A module's getter, an attribute's name, its value when the module was fresh, and the module's setter.
+        self._settable: list[tuple[_Getter, str, Any, Callable[[str, Any], None]]] = []
+        self._containers: list[tuple[_Getter, str, Any]] = []
         set_somewhere = _names_set(modules)
         for module in modules:
             for name, kind in _attributes(module):
@@ -60,20 +62,22 @@ class ScriptState:
                     return
                 value = module.getattr(name)
                 self.tensors += _tensors_in(value)
+                # By the module's own code, or by Python's.
                 if _nesting(kind):
-                    self._containers.append((module, name, value))
-                if is_set:
-                    self._settable.append((module, name, value))
+                    self._containers.append((module.getattr, name, value))
+                else:
+                    self._settable.append((module.getattr, name, value, module.setattr))
             for name in module._method_names():
                 for constant in constants_of(module._get_method(name)):
-                    self.tensors += _tensors_in(constant)
+                    self.constants += _tensors_in(constant)
+        self.tensors += self.constants
 
     def restore(self) -> bool:
         """Put attributes back; False if a container's content changed, which is not put back."""
-        for module, name, value in self._settable:
-            if module.getattr(name) is not value:
-                module.setattr(name, value)
-        return all(_same(module.getattr(name), value) for module, name, value in self._containers)
+        for get, name, value, put in self._settable:
+            if get(name) is not value:
+                put(name, value)
+        return all(_same(get(name), value) for get, name, value in self._containers)
 
 
 def _names_set(modules: Sequence[Any]) -> set[str]:

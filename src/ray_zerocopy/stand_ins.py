@@ -10,6 +10,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from ray_zerocopy import store
+from ray_zerocopy.containers import admit_stand_ins
 from ray_zerocopy.image import freeze_each
 from ray_zerocopy.models import (
     check_has_methods,
@@ -229,6 +230,7 @@ def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
         cls = ProgramStandIn if isinstance(model, ExportedProgram) else StandIn
         stand_ins.append(_stand_in(cls, Original.of(model, store.ModelInImage(image, number), path, names)))
     rewritten: P = parts.put_together(stand_ins)
+    admit_stand_ins(rewritten, lambda cls: issubclass(cls, StandIn) or store.is_ray_reference(cls))
     return rewritten
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ray
@@ -25,30 +25,39 @@ class _Mode(NamedTuple):
     grad: bool
     inference: bool
     autocast: torch.dtype | None
-    default: torch.dtype
-    """The default dtype. It is the whole process's; the model's code may change it, which ends with the call."""
+    default: torch.dtype | None
+    """The default dtype, a setting of the whole process. None: `torch.float32`, which is quicker to send."""
 
     @classmethod
     def current(cls) -> _Mode:
         autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        return cls(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, torch.get_default_dtype())
+        default = torch.get_default_dtype()
+        return cls(
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            autocast,
+            None if default is torch.float32 else default,
+        )
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
+    def call(self, method: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call a method in this mode. What it changes of the mode ends with the call."""
         before = torch.get_default_dtype()
-        torch.set_default_dtype(self.default)
+        default = self.default or torch.float32
+        if default is not before:
+            torch.set_default_dtype(default)
         try:
+            # The least to do, in the path of each call.
             if self.autocast is None and not (self.inference or torch.is_inference_mode_enabled()):
-                with torch.set_grad_enabled(self.grad):  # the least to do, in the path of each call
-                    yield
-            else:
-                with self._all_entered():
-                    yield
+                with torch.set_grad_enabled(self.grad):
+                    return method(*args, **kwargs)
+            with self._entered():
+                return method(*args, **kwargs)
         finally:
-            torch.set_default_dtype(before)
+            if torch.get_default_dtype() is not before:
+                torch.set_default_dtype(before)
 
     @contextlib.contextmanager
-    def _all_entered(self) -> Iterator[None]:
+    def _entered(self) -> Iterator[None]:
         with torch.inference_mode(self.inference), torch.set_grad_enabled(self.grad):
             if self.autocast is None:
                 yield
@@ -101,8 +110,9 @@ def _run(arrived: Any, *referred: Any) -> Packed:
     was_kept = call.key in kept
     load = None if call.model is None else functools.partial(_load, call.model)
     try:
-        with kept.fresh(call.key, load) as model, _Mode(*call.mode).entered():
-            return packed((getattr(model, call.method)(*values[:split], **keywords), was_kept))
+        with kept.fresh(call.key, load) as model:
+            result = _Mode(*call.mode).call(getattr(model, call.method), values[:split], keywords)
+            return packed((result, was_kept))
     except residents.NotKeptError:
         return packed((None, False, False))
 

@@ -97,6 +97,8 @@ def _hold(wrapper: TaskWrapper[P], pipeline: P) -> None:
 def _answer_special(wrapper: TaskWrapper[Any], name: str, /, *args: Any, **kwargs: Any) -> Any:
     pipeline = wrapper._ray_zerocopy_pipeline
     result = apply(name, pipeline, *args, **kwargs)
+    if result is NotImplemented and args and isinstance(args[0], TaskWrapper):  # operators between two pipelines
+        result = apply(name, pipeline, args[0]._ray_zerocopy_pipeline)
     return wrapper if result is pipeline else result
 
 

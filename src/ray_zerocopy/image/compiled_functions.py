@@ -7,11 +7,12 @@ seconds.
 
 from __future__ import annotations
 
-import sys
 from types import FunctionType
 from typing import Any
 
 from torch import nn
+
+from ray_zerocopy.image.importable import is_importable
 
 _ORIGINAL = "_torchdynamo_orig_callable"
 _DISABLED = "_torchdynamo_disable"
@@ -50,15 +51,8 @@ def is_compiled_function(obj: object) -> bool:
         isinstance(obj, FunctionType)
         and _ORIGINAL in vars(obj)
         and not vars(obj).get(_DISABLED)
-        and not _is_importable(obj)
+        and not is_importable(obj)
     )
-
-
-def _is_importable(function: FunctionType) -> bool:
-    found: Any = None if function.__module__ == "__main__" else sys.modules.get(function.__module__)
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is function
 
 
 def check_not_compiled(obj: object) -> None:
