@@ -70,7 +70,7 @@ test-python: setup ## the Python tests alone
 	python -m pytest --junitxml=$(REPORTS)/pytest.xml
 
 .PHONY: test-faults
-test-faults: setup ## the Python tests of faults that take minutes: a write storm of 60 s
+test-faults: setup ## the Python tests of faults that take long: stores on disk, a write storm of 60 s
 	python -m pytest -m faults --junitxml=$(REPORTS)/pytest-faults.xml
 
 SOAK_MINUTES ?= 30

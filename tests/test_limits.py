@@ -206,6 +206,7 @@ def test_in_a_driver_that_runs_out_of_descriptors_a_load_is_right_and_the_next_i
     assert inode != 0
 
 
+@pytest.mark.faults
 def test_a_model_that_has_room_neither_in_the_store_nor_on_the_disk_is_refused_and_a_smaller_one_is_not() -> None:
     with small_ray(_system_config={"local_fs_capacity_threshold": 0.0001}):
         with pytest.raises(OutOfDiskError, match="Local disk is full"):
@@ -221,6 +222,7 @@ def share_from(directory: str) -> None:
         assert_right_and_shared([Worker.remote() for _ in range(2)], ActorWrapper(wrapped), wrapped)
 
 
+@pytest.mark.faults
 def test_weights_are_shared_from_a_store_on_disk_which_ray_makes_where_shared_memory_is_too_small(
     tmp_path: Path,
 ) -> None:
