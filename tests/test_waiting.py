@@ -62,7 +62,7 @@ class Predict:
         self.wrapper = wrapper
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"scores": self.wrapper(torch.as_tensor(batch["data"])).detach().numpy()}
+        return {"scores": self.wrapper(torch.tensor(batch["data"])).detach().numpy()}
 
 
 def test_an_actor_that_holds_the_last_cpu_calls_a_wrapper(actors: list[Any]) -> None:
@@ -73,11 +73,11 @@ def test_an_actor_that_holds_the_last_cpu_calls_a_wrapper(actors: list[Any]) -> 
 
 def test_map_batches_with_as_many_actors_as_cpus_calls_a_wrapper(two_cpus: None) -> None:
     model, x = Classifier().eval(), torch.randn(8, 16)
-    rows = ray.data.from_numpy(x.numpy())
+    rows = ray.data.from_numpy(list(x.numpy().reshape(4, 2, 16)))
     scores = rows.map_batches(
         Predict, fn_constructor_args=(TaskWrapper(model),), batch_size=4, num_cpus=1, concurrency=_CPUS
     )
-    found = torch.stack([torch.as_tensor(row["scores"]) for row in scores.take_all()])
+    found = torch.stack([torch.tensor(row["scores"]) for row in scores.take_all()])
     torch.testing.assert_close(found, model(x))
 
 
