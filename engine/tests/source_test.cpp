@@ -241,9 +241,10 @@ TEST(SourceTest, is_given_back_by_the_next_one_where_the_kernel_does_not_wait_fo
               Limit usual{};
               ::getrlimit(RLIMIT_NOFILE, &usual);
               const Limit none{0, usual.rlim_max};
-              ::setrlimit(RLIMIT_NOFILE, &none);  // So that poll(2) is an error.
               source.reset();
-              std::this_thread::sleep_for(std::chrono::milliseconds(100));
+              std::this_thread::sleep_for(std::chrono::milliseconds(50));  // A sanitizer's threads begin with a file.
+              ::setrlimit(RLIMIT_NOFILE, &none);                           // So that poll(2) is an error.
+              std::this_thread::sleep_for(std::chrono::milliseconds(600));
               ::setrlimit(RLIMIT_NOFILE, &usual);
               if (held.is_given_back()) {
                 return "given back though the child has it";
