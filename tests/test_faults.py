@@ -22,6 +22,8 @@ from torch import nn
 
 from ray_zerocopy import ActorWrapper, TaskWrapper
 
+pytestmark = pytest.mark.faults
+
 
 def weights() -> nn.Module:
     torch.manual_seed(0)

@@ -25,6 +25,8 @@ from torch import nn
 
 from ray_zerocopy import ActorWrapper, TaskWrapper
 
+pytestmark = pytest.mark.faults
+
 _STORE = 100 << 20
 _LAYER = 4 << 20
 
@@ -206,7 +208,6 @@ def test_in_a_driver_that_runs_out_of_descriptors_a_load_is_right_and_the_next_i
     assert inode != 0
 
 
-@pytest.mark.faults
 def test_a_model_that_has_room_neither_in_the_store_nor_on_the_disk_is_refused_and_a_smaller_one_is_not() -> None:
     with small_ray(_system_config={"local_fs_capacity_threshold": 0.0001}):
         with pytest.raises(OutOfDiskError, match="Local disk is full"):
@@ -222,14 +223,12 @@ def share_from(directory: str) -> None:
         assert_right_and_shared([Worker.remote() for _ in range(2)], ActorWrapper(wrapped), wrapped)
 
 
-@pytest.mark.faults
 def test_weights_are_shared_from_a_store_on_disk_which_ray_makes_where_shared_memory_is_too_small(
     tmp_path: Path,
 ) -> None:
     share_from(str(tmp_path))
 
 
-@pytest.mark.faults
 def test_weights_are_shared_where_the_shared_memory_is_smaller_than_the_store_was_told(tmp_path: Path) -> None:
     mount = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=24m tmpfs "$0" && exec "$@"']
     here = str(tmp_path)

@@ -15,6 +15,8 @@ from ray.cluster_utils import Cluster
 
 from ray_zerocopy import ActorWrapper, ModelLostError, get_wrapper, list_models
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def cluster_of_two() -> Iterator[Cluster]:
@@ -45,7 +47,7 @@ def test_the_keeper_starts_again_on_another_node_without_what_it_had_and_says_so
         assert bits(loaded(x)) == expected
         cluster_of_two.remove_node(node)
         # The node's processes go after it: until then the keeper may still answer.
-        assert until(lambda: "was lost, most likely with its node" in failure(wrapper.load)[1])
+        assert until(lambda: "was lost, most likely with its node" in failure(wrapper.load)[1]), failure(wrapper.load)
         with pytest.raises(ModelLostError, match="Wrap the model again under this name"):
             wrapper.load()
         assert list_models() == []

@@ -18,6 +18,8 @@ from ray.cluster_utils import Cluster
 
 from ray_zerocopy import ActorWrapper, TaskWrapper, waiting
 
+pytestmark = pytest.mark.faults
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -15,6 +15,8 @@ from pipelines import Classifier, Worker
 
 from ray_zerocopy import TaskWrapper, waiting
 
+pytestmark = pytest.mark.faults
+
 _CPUS = 2
 
 
