@@ -71,8 +71,14 @@ test-python: setup ## the Python tests alone
 	python -m pytest --junitxml=$(REPORTS)/pytest.xml
 
 .PHONY: test-faults
-test-faults: setup ## the Python tests that take longer: what goes wrong in production (CI runs them too)
+test-faults: setup ## the Python tests that take longer: stores on disk, a write storm of 60 s, namespaces
 	python -m pytest -m faults --junitxml=$(REPORTS)/pytest-faults.xml
+
+SOAK_MINUTES ?= 30
+
+.PHONY: soak
+soak: setup ## 1,000 wraps and 10,000 loads over SOAK_MINUTES=30: a table of memory, descriptors, mappings, threads, store
+	@PYTHONPATH=tests python -m soak $(SOAK_MINUTES)
 
 .PHONY: sanitize
 sanitize: ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer

@@ -37,7 +37,7 @@ def own_bytes(pid: int | str = "self") -> int:
 
 
 def give_back_free_memory(_: Any) -> None:
-    """What TorchScript's compiler freed in the first call, but the C library keeps for later: 1.5 % of BERT's size."""
+    """What was freed, but the C library keeps for later: of TorchScript's compiler, 1.5 % of BERT's size."""
     ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from memory import own_bytes
+from memory import give_back_free_memory, own_bytes
 from object_store import store_in_use, store_is_empty, until
 from pipelines import Worker
 from torch import nn
@@ -59,10 +59,12 @@ def test_100_rounds_of_wrap_load_and_drop_leave_nothing_in_the_store_or_the_driv
     rounds(5)
     gc.collect()
     assert until(store_is_empty)
+    give_back_free_memory(None)
     driver, grown = own_bytes(), ray.get(worker.grown.remote())
     rounds(95)
     gc.collect()
     assert until(store_is_empty)
+    give_back_free_memory(None)
     assert own_bytes() - driver < 4 << 20
     assert ray.get(worker.grown.remote()) - grown < 4 << 20
 

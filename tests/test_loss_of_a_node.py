@@ -7,13 +7,15 @@ from collections.abc import Iterator
 import pytest
 import ray
 import torch
-from keeper_actor import failure
+from keeper_actor import failure, keeper
 from memory import bits
 from object_store import until
 from pipelines import Classifier
 from ray.cluster_utils import Cluster
 
 from ray_zerocopy import ActorWrapper, ModelLostError, get_wrapper, list_models
+
+pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
@@ -37,15 +39,17 @@ def wrap_there() -> ActorWrapper[Classifier]:
 
 def test_the_keeper_starts_again_on_another_node_without_what_it_had_and_says_so(cluster_of_two: Cluster) -> None:
     node = cluster_of_two.add_node(num_cpus=0, resources={"second": 1}, object_store_memory=100 << 20)
+    cluster_of_two.wait_for_nodes()
     x = torch.randn(3, 16)
     with torch.no_grad():
         expected = bits(classifier()(x))
         wrapper = ray.get(wrap_there.remote())
         loaded = wrapper.load()
         assert bits(loaded(x)) == expected
+        assert ray.get(keeper().__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())) == node.node_id
         cluster_of_two.remove_node(node)
         # The node's processes go after it: until then the keeper may still answer.
-        assert until(lambda: "was lost, most likely with its node" in failure(wrapper.load)[1])
+        assert until(lambda: "was lost, most likely with its node" in failure(wrapper.load)[1]), failure(wrapper.load)
         with pytest.raises(ModelLostError, match="Wrap the model again under this name"):
             wrapper.load()
         assert list_models() == []

@@ -24,6 +24,8 @@ from serve_app import Server, classifier
 
 from ray_zerocopy import ActorWrapper
 
+pytestmark = pytest.mark.faults
+
 X = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
 
 

@@ -151,8 +151,8 @@ Bytes borrow(nb::handle exporter, nb::handle offset, nb::handle nbytes) {
   auto buffer = std::make_shared<Buffer>(exporter);
   const std::span<const std::byte> all = buffer->bytes();
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): the array is for reading only, which its flags cannot say.
-  const std::span<std::byte> bytes =
-      part_of({const_cast<std::byte*>(all.data()), all.size()}, number(offset), number(nbytes));
+  auto* const first = const_cast<std::byte*>(all.data());
+  const std::span<std::byte> bytes = part_of({first, all.size()}, number(offset), number(nbytes));
   auto source = std::make_unique<Source>(std::move(buffer));
   const nb::capsule owner(source.get(),
                           [](void* held) noexcept { const std::unique_ptr<Source> last(static_cast<Source*>(held)); });

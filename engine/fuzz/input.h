@@ -22,7 +22,7 @@ class Input {
   // Mostly small or close to what overflows, now and then any.
   std::int64_t interesting() {
     const std::uint8_t kind = byte();
-    const auto small = static_cast<std::int64_t>(static_cast<std::int8_t>(byte()));
+    const std::int64_t small = std::int64_t{byte()} - 128;
     switch (kind % 8U) {
       case 0:
         return static_cast<std::int64_t>(word());

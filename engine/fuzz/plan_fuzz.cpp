@@ -1,7 +1,9 @@
 // Whatever the operating system says of the memory under some segments, the plan maps each of them once and whole from
 // where it lies in its file, or copies it, or refuses it as the caller's mistake.
+#include <array>
 #include <bit>
 #include <cerrno>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -73,7 +75,7 @@ class Described final : public testing::ForwardingSystem {
     return {std::move(text)};
   }
   Result<FileDescriptor> open_held_file(int process, const FileId& file) override {
-    if (process != process_id() || file.inode >= std::size(sizes_)) {
+    if (process != process_id() || file.inode >= sizes_.size()) {
       return {{}, ENOENT};
     }
     last_ = file.inode;
@@ -81,12 +83,12 @@ class Described final : public testing::ForwardingSystem {
   }
   Result<std::vector<int>> processes() override { return {{}, EACCES}; }
   Result<FileStatus> status(int /*descriptor*/) override {
-    return {FileStatus{{0, 1, last_}, sizes_[last_], sizes_[last_] % 7U == 6U}};
+    return {FileStatus{{0, 1, last_}, sizes_.at(last_), sizes_.at(last_) % 7U == 6U}};
   }
 
   // Whether `length` bytes from `at` on are said to be the file's from `offset` on.
   [[nodiscard]] bool are(std::uintptr_t at, const FileId& file, std::uint64_t offset, std::size_t length) const {
-    const std::uint64_t size = sizes_[file.inode];
+    const std::uint64_t size = sizes_.at(file.inode);
     require(at % kPage == 0 && length % kPage == 0 && length != 0 && offset % kPage == 0);
     require(offset / kPage + length / kPage <= size / kPage + (size % kPage != 0 ? 1 : 0));
     for (std::uintptr_t page = at; page < at + length; page += kPage) {
@@ -104,17 +106,14 @@ class Described final : public testing::ForwardingSystem {
 
  private:
   static std::string in_hex(std::uint64_t number) {
-    std::string digits;
-    do {
-      digits.insert(digits.begin(), "0123456789abcdef"[number % 16U]);
-      number /= 16U;
-    } while (number != 0);
-    return digits;
+    std::array<char, 2 * sizeof number> digits{};
+    const auto [end, error] = std::to_chars(digits.begin(), digits.end(), number, 16);
+    return {digits.begin(), end};
   }
 
   bool by_query_;
   std::vector<Mapping> mappings_;
-  std::uint64_t sizes_[4]{};
+  std::array<std::uint64_t, 4> sizes_{};
   std::uint64_t last_ = 0;
 };
 

@@ -10,7 +10,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -110,7 +109,7 @@ class Source {
 struct Watched {
   std::vector<std::span<const std::byte>> segments;
   std::vector<std::byte> expected;  // Of all that the source has, where segments overlap as well.
-  std::optional<View> view;
+  std::unique_ptr<View> view;
 };
 
 class Game {
@@ -139,10 +138,10 @@ class Game {
       const std::size_t begin = input_.word() % source_.bytes().size();
       const std::size_t length =
           std::min<std::size_t>(input_.word() % (4 * source_.page()), source_.bytes().size() - begin);
-      one.segments.push_back(source_.bytes().subspan(begin, length));
+      one.segments.emplace_back(source_.bytes().subspan(begin, length));
     }
     one.expected.assign(source_.bytes().begin(), source_.bytes().end());
-    tried([&] { one.view.emplace(one.segments, nullptr, system_); });
+    tried([&] { one.view = std::make_unique<View>(one.segments, nullptr, system_); });
     check(one);
   }
 
@@ -150,7 +149,7 @@ class Game {
     View& view = *one.view;
     switch (what) {
       case 0:
-        one.view.reset();
+        one.view = nullptr;
         return;
       case 1:
         // One that fails has brought back some pages and not others: once more, with nothing to fail.
@@ -172,7 +171,7 @@ class Game {
         require(view.diverged_bytes() % source_.page() == 0);
         break;
       case 5:
-        one.view = View(std::move(view));
+        one.view = std::make_unique<View>(std::move(view));
         break;
       default:
         write(one);

@@ -438,7 +438,7 @@ TEST_P(EachCall, fails_once_and_nothing_is_wrong_or_left_behind) {
     const std::optional<Refusing::Call> failed = system.failed();
     fails = failed.has_value();
     const std::string what =
-        "call " + std::to_string(nth) + " (" + (fails ? std::to_string(int(*failed)) : "none") + ")";
+        "call " + std::to_string(nth) + " (" + (fails ? std::to_string(static_cast<int>(*failed)) : "none") + ")";
     EXPECT_EQ(problem, "") << what;
     EXPECT_LE(system.take_mapped(), failed == Refusing::Call::unmap ? 1U : 0U) << what;
     EXPECT_EQ(open_descriptors(), descriptors) << what;

@@ -1,6 +1,7 @@
 #include "zerocopy/source.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -229,6 +230,33 @@ TEST(SourceTest, is_kept_for_good_where_no_pipe_can_be_made) {
   const Source sweep(nullptr);
   EXPECT_FALSE(held.is_given_back());
   EXPECT_TRUE(threads_become(threads_before));
+}
+
+TEST(SourceTest, is_given_back_by_the_next_one_where_the_kernel_does_not_wait_for_children) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "UndefinedBehaviorSanitizer looks at objects through pipes of its own";
+#endif
+  EXPECT_EQ(problem_in_child([] {
+              const Held held;
+              auto source = std::make_optional<Source>(held.take());
+              Child child;
+              using Limit = struct rlimit;
+              Limit usual{};
+              ::getrlimit(RLIMIT_NOFILE, &usual);
+              const Limit none{0, usual.rlim_max};
+              source.reset();
+              std::this_thread::sleep_for(std::chrono::milliseconds(50));
+              ::setrlimit(RLIMIT_NOFILE, &none);  // So that poll(2) is an error.
+              std::this_thread::sleep_for(std::chrono::milliseconds(600));
+              ::setrlimit(RLIMIT_NOFILE, &usual);
+              if (held.is_given_back()) {
+                return "given back though the child has it";
+              }
+              child.end();
+              const Source next(nullptr);
+              return held.becomes_given_back() ? "" : "not given back though the child has ended";
+            }),
+            "");
 }
 
 TEST(SourceTest, is_not_given_back_by_itself_once_that_is_stopped) {

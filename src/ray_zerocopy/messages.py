@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import ray
-import ray.util.client
 import torch
 from ray import cloudpickle
 from ray.actor import ActorHandle
+from ray.util.client import ray as client
 from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 from ray_zerocopy import _engine
@@ -56,12 +56,12 @@ def packed(value: object) -> Packed:
 
     Never raises: what nobody can pickle is left for Ray to refuse.
     """
-    if ray.util.client.ray.is_connected():
-        return (value,)  # a Ray Client's references can only be pickled by its own pickler, as they are met
     stream = io.BytesIO()
     try:
         _SmallPickler(stream).dump(value)
     except Exception:  # whatever a reducer raises
+        if client.is_connected():  # Ray Client finds references only in what it pickles itself
+            return (value,)
         return (Message(value),)
     return (Message(value),) if cloudpickle.list_registry_pickle_by_value() else stream.getvalue()
 

@@ -169,9 +169,19 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
     """Fetch and thaw; where the weights could not be shared, say so once in this process, and why.
 
     They stay what they are for as long as the result lives, also after `ray.shutdown()`.
+
+    Raises:
+        MemoryError: the weights could not be shared, and there is no room for a private copy.
+        TypeError: as `fetch`.
     """
     image, skeleton = fetch(source)
-    thawed = thaw_in_view(image, device, skeleton=skeleton)
+    try:
+        thawed = thaw_in_view(image, device, skeleton=skeleton)
+    except MemoryError as error:
+        raise MemoryError(
+            "Weights can be neither mapped nor copied into this process. It has reached a limit: of memory, of "
+            "address space (RLIMIT_AS) or of mappings (vm.max_map_count)."
+        ) from error
     if not _stays_pinned(thawed.view):
         owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
         thawed = thaw_in_view(owned, device, skeleton=skeleton)

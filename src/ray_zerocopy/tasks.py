@@ -18,6 +18,7 @@ from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.freshness import ThawedProgram
 from ray_zerocopy.image import Thawed
 from ray_zerocopy.messages import Packed, packed, unpacked
+from ray_zerocopy.waiting import result_of
 
 
 class _Mode(NamedTuple):
@@ -118,6 +119,10 @@ def _run(arrived: Any, *referred: Any) -> Packed:
         return packed((None, False, False))
 
 
+_run_beside_actor = _run.options(num_cpus=0)
+"""The same for callers that are actors. They keep their CPUs while they wait, so that one more may never come free."""
+
+
 def _load(source: store.ModelInImage) -> Thawed:
     thawed = store.load(source)
     if isinstance(thawed.root, ExportedProgram):
@@ -162,8 +167,11 @@ class RemoteModel:
 
     @staticmethod
     def _answer(call: _Call, references: Iterable[ray.ObjectRef[Any]]) -> _Answer:
+        arguments = packed(tuple(call)), *references
         try:
-            return _Answer(*unpacked(ray.get(_run.remote(packed(tuple(call)), *references))))
+            if ray.get_runtime_context().get_actor_id() is not None:
+                return _Answer(*unpacked(ray.get(_run_beside_actor.remote(*arguments))))
+            return _Answer(*unpacked(result_of(_run.remote(*arguments))))
         except RayTaskError as error:
             if isinstance(error.cause, ModelLostError):  # which Ray does not unwrap, as it does other exceptions
                 raise error.cause from error

@@ -45,6 +45,9 @@ class TaskWrapper(Generic[P]):
     methods (`len`, `[]`, iteration, `with`) are the pipeline's. Picklable: it works inside other tasks and actors. The
     pipeline it is given is not changed; Ray is started if it is not running.
 
+    A task needs one CPU of the cluster, or none where an actor calls the model. While no node has one free, a warning
+    of the logger `ray_zerocopy` says so, now and then.
+
     What would change a model (`load_state_dict`, `half`, `to`, `train`, setting an attribute) raises an
     `AttributeError`, since tasks go on with the model as it was published: change the pipeline and wrap it again.
 
@@ -105,7 +108,11 @@ class TaskWrapper(Generic[P]):
         TaskWrapper.free(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the pipeline. An exception in a task arrives as its own type and as a `ray.exceptions.RayTaskError`."""
+        """Call the pipeline. An exception in a task arrives as its own type and as a `ray.exceptions.RayTaskError`.
+
+        Raises:
+            RuntimeError: no node of the cluster has a CPU for a task, and no autoscaler can add one.
+        """
         pipeline: Any = self._ray_zerocopy_pipeline
         return pipeline(*args, **kwargs)
 

@@ -35,7 +35,7 @@ def thaw(image: Image, device: torch.device | str | None = None, *, skeleton: in
         The pipeline, modules in eval mode. Its tensors and arrays keep the image's memory alive.
 
     Raises:
-        ValueError: there is no such root, or what the image says of its parts cannot be: see `docs/how_it_works.md`.
+        ValueError: there is no such root, or what the image says of its parts cannot be.
     """
     return thaw_in_view(image, device, skeleton=skeleton).root
 
