@@ -67,7 +67,12 @@ nb::object called(PyObject* function, PyObject* argument) {
   return checked(PyObject_Vectorcall(function, &argument, 1, nullptr));
 }
 
-Py_ssize_t weak_references(PyObject* object) {
+// Of an object that has its list of them, which is null where there are none, at `list` bytes from its beginning.
+Py_ssize_t weak_references(PyObject* object, Py_ssize_t list) {
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast, cppcoreguidelines-pro-bounds-pointer-arithmetic)
+  if (*reinterpret_cast<PyObject**>(reinterpret_cast<std::byte*>(object) + list) == nullptr) {
+    return 0;
+  }
   static PyObject* const count = imported("weakref", "getweakrefcount");
   return nb::cast<Py_ssize_t>(called(count, object));
 }
@@ -100,6 +105,16 @@ std::vector<nb::object> slots_of(nb::handle cls) {
   return slots;
 }
 
+// Of a dictionary: a number that no dictionary had before, from each change on (PEP 509); 0 where Python does not tell.
+std::uint64_t version_of([[maybe_unused]] PyObject* dict) {
+#if !defined(Py_LIMITED_API) && PY_VERSION_HEX < 0x030C0000
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): that is how the structures of CPython are used.
+  return reinterpret_cast<const PyDictObject*>(dict)->ma_version_tag;
+#else
+  return 0;
+#endif
+}
+
 template <typename Visit>
 int visit_one(PyObject* object, void* visit) {
   return (*static_cast<Visit*>(visit))(object) ? 0 : 1;
@@ -120,13 +135,17 @@ struct Snapshot::TypeRecord {
   bool is_ordered_dict = false;
   bool is_weak_reference = false;
   bool has_attributes = false;  // A dictionary of attributes that an object may or may not have made yet.
-  bool is_weakly_counted = false;
+  Py_ssize_t weak_list = 0;     // Where in an object its list of weak references is; 0 where they are not counted.
+
+  [[nodiscard]] bool has_details() const {
+    return kind == Kind::tensor || kind == Kind::formed || kind == Kind::storage;
+  }
 
   // Calls `visit` with each object that `object` refers to, until it returns false; returns whether it never did. No
   // code of Python's runs meanwhile, so nothing changes.
   template <typename Visit>
   bool references(PyObject* object, Visit visit) const {
-    if (is_dict) {
+    if (is_dict && PyDict_Size(object) != 0) {
       PyObject* key = nullptr;
       PyObject* value = nullptr;
       Py_ssize_t position = 0;
@@ -184,14 +203,14 @@ struct Snapshot::TypeRecord {
 
 // A field of tensors: the getter of an attribute, or (getter null) a method without arguments.
 struct Snapshot::Field {
-  PyObject* descriptor = nullptr;  // The rules keep it.
+  nb::object descriptor;
   descrgetfunc getter = nullptr;
 
   [[nodiscard]] nb::object of(PyObject* tensor) const {
     if (getter != nullptr) {
-      return checked(getter(descriptor, tensor, nb::handle(Py_TYPE(tensor)).ptr()));
+      return checked(getter(descriptor.ptr(), tensor, nb::handle(Py_TYPE(tensor)).ptr()));
     }
-    return called(descriptor, tensor);
+    return called(descriptor.ptr(), tensor);
   }
 };
 
@@ -207,13 +226,19 @@ struct Snapshot::Memory {
 struct Snapshot::Entry {
   PyObject* object = nullptr;  // Kept by who refers to it, among values_.
   const TypeRecord* type = nullptr;
-  std::size_t first = 0;
-  std::size_t last = 0;
-  std::size_t contents = 0;  // Where its memory's bytes begin in contents_, if nobody watches them.
-  std::size_t nbytes = 0;    // How many there are.
-  std::uintptr_t address = 0;
+  std::uint64_t version = 0;  // Of a dictionary: version_of it; 0 where that is not known.
   Py_ssize_t references = 0;
-  Py_ssize_t weak_references = 0;
+  std::uint32_t first = 0;
+  std::uint32_t last = 0;
+  std::int32_t weak_references = 0;
+  std::uint32_t details = 0;  // Of the kinds tensor, formed and storage: which of details_ are its.
+};
+
+struct Snapshot::Details {
+  const std::vector<Field>* fields = nullptr;  // Of a tensor.
+  std::uintptr_t address = 0;
+  std::size_t nbytes = 0;    // How many of its memory's bytes are in contents_, since nobody watches them,
+  std::size_t contents = 0;  // and where there they begin.
   Py_ssize_t users = 0;
   PyObject* counted = nullptr;  // What the function that counts users is given; null where they are not counted.
 };
@@ -221,12 +246,6 @@ struct Snapshot::Entry {
 Snapshot::Snapshot(nb::object root, Rules rules, AddressRanges watched)
     : root_(std::move(root)), rules_(std::move(rules)), watched_(std::move(watched)) {
   std::ranges::sort(watched_);
-  static PyObject* const attribute = imported("types", "GetSetDescriptorType");
-  for (const nb::handle field : rules_.tensor_fields) {
-    const bool is_attribute = field.type().ptr() == attribute;
-    fields_.push_back(
-        {field.ptr(), is_attribute ? slot<descrgetfunc>(Py_TYPE(field.ptr()), Py_tp_descr_get) : nullptr});
-  }
   add(root_);
 }
 
@@ -311,7 +330,9 @@ const Snapshot::TypeRecord& Snapshot::type_of(PyObject* object) {
     type->is_weak_reference = PyType_IsSubtype(cls, &_PyWeakref_RefType) != 0;
     const bool is_of_python = is_python_class(type->cls);
     type->has_attributes = is_of_python || type->kind == Kind::tensor || type->kind == Kind::formed;
-    type->is_weakly_counted = is_of_python || type->kind == Kind::tensor;
+    if (is_of_python || type->kind == Kind::tensor) {
+      type->weak_list = nb::cast<Py_ssize_t>(nb::getattr(type->cls, "__weakrefoffset__"));
+    }
     type->is_holder = type->kind == Kind::holder || type->kind == Kind::script || type->kind == Kind::storage;
     if (type->is_holder || type->kind == Kind::function) {
       type->traverse = slot<traverseproc>(cls, Py_tp_traverse);
@@ -322,6 +343,21 @@ const Snapshot::TypeRecord& Snapshot::type_of(PyObject* object) {
     known = std::move(type);
   }
   return *known;
+}
+
+const std::vector<Snapshot::Field>& Snapshot::fields_of(PyObject* tensor) {
+  static PyObject* const attribute = imported("types", "GetSetDescriptorType");
+  const auto descriptors = nb::cast<nb::tuple>(rules_.tensor_fields(nb::handle(tensor)));
+  const auto [known, is_new] = fields_.try_emplace(descriptors.ptr());
+  if (is_new) {
+    keep(descriptors.ptr());
+    for (const nb::handle field : descriptors) {
+      const bool is_attribute = field.type().ptr() == attribute;
+      known->second.push_back(
+          {nb::borrow(field), is_attribute ? slot<descrgetfunc>(Py_TYPE(field.ptr()), Py_tp_descr_get) : nullptr});
+    }
+  }
+  return known->second;
 }
 
 void Snapshot::record(nb::handle object) {
@@ -344,7 +380,12 @@ void Snapshot::record_entry(PyObject* object, const TypeRecord& type) {
   Entry entry;
   entry.object = object;
   entry.type = &type;
-  entry.first = values_.size();
+  if (type.has_details()) {
+    entry.details = static_cast<std::uint32_t>(details_.size());
+    details_.emplace_back().fields = type.kind == Kind::tensor ? &fields_of(object) : nullptr;
+  }
+  entry.version = type.is_exact_dict ? version_of(object) : 0;
+  entry.first = static_cast<std::uint32_t>(values_.size());
   const nb::object attributes = type.has_attributes ? attributes_of(object) : nb::object();
   if (attributes.is_valid() && !type.is_holder) {
     keep(attributes.ptr());
@@ -370,7 +411,7 @@ void Snapshot::record_entry(PyObject* object, const TypeRecord& type) {
       follow(values_[index]);
     }
   }
-  entry.last = values_.size();
+  entry.last = static_cast<std::uint32_t>(values_.size());
   entries_.push_back(entry);
 }
 
@@ -397,7 +438,7 @@ void Snapshot::record_fields(Entry& entry) {
     keep(nb::object(entry.type->form(nb::handle(entry.object))).ptr());
     return;
   }
-  for (const Field& field : fields_) {
+  for (const Field& field : *details_[entry.details].fields) {
     const nb::object value = field.of(entry.object);
     keep(value.ptr());
     if (PyDict_Check(value.ptr())) {
@@ -408,21 +449,25 @@ void Snapshot::record_fields(Entry& entry) {
 
 void Snapshot::record_memory(Entry& entry) {
   const Memory memory = memory_of(entry.object);
-  entry.address = memory.address;
-  entry.nbytes = memory.nbytes;
   keep(memory.owner.ptr());
   follow(memory.owner.ptr());
-  if (entry.nbytes == 0 || is_watched(entry.address, entry.nbytes)) {
-    entry.nbytes = 0;
+  if (memory.nbytes == 0 || is_watched(memory.address, memory.nbytes)) {
     return;
   }
-  entry.contents = contents_.size();
-  if (entry.nbytes > max_contents) {
-    obstacle_ = std::to_string(entry.nbytes) + " bytes of its weights are not the image's";
+  if (memory.nbytes > max_contents) {
+    obstacle_ = std::to_string(memory.nbytes) + " bytes of its weights are not the image's";
     return;
   }
-  const std::span bytes(std::bit_cast<const std::byte*>(entry.address), entry.nbytes);
+  Details& details = details_[entry.details];
+  details.address = memory.address;
+  details.nbytes = memory.nbytes;
+  details.contents = contents_.size();
+  const std::span bytes(std::bit_cast<const std::byte*>(memory.address), memory.nbytes);
   contents_.insert(contents_.end(), bytes.begin(), bytes.end());
+}
+
+Py_ssize_t Snapshot::weak_references_of(const Entry& entry) {
+  return entry.type->weak_list == 0 ? 0 : weak_references(entry.object, entry.type->weak_list);
 }
 
 Snapshot::Memory Snapshot::memory_of(PyObject* object) const {
@@ -431,11 +476,12 @@ Snapshot::Memory Snapshot::memory_of(PyObject* object) const {
 }
 
 Py_ssize_t Snapshot::users_of(const Entry& entry) const {
-  if (entry.counted == nullptr) {
+  PyObject* const counted = details_[entry.details].counted;
+  if (counted == nullptr) {
     return 0;
   }
   const nb::object& count = entry.type->kind == Kind::storage ? rules_.storage_users : rules_.tensor_users;
-  return nb::cast<Py_ssize_t>(called(count.ptr(), entry.counted));
+  return nb::cast<Py_ssize_t>(called(count.ptr(), counted));
 }
 
 bool Snapshot::is_watched(std::uintptr_t begin, std::size_t nbytes) const {
@@ -448,15 +494,17 @@ void Snapshot::seal() {
     // An empty tuple is the process's only one.
     const bool is_shared = entry.first == entry.last && PyTuple_CheckExact(entry.object);
     entry.references = is_shared ? PY_SSIZE_T_MAX : Py_REFCNT(entry.object);
-    entry.weak_references = entry.type->is_weakly_counted ? weak_references(entry.object) : 0;
+    entry.weak_references = static_cast<std::int32_t>(weak_references_of(entry));
     if (entry.type->kind == Kind::storage) {
       const nb::object handle = nb::getattr(entry.object, "_cdata");
       keep(handle.ptr());
-      entry.counted = handle.ptr();
+      details_[entry.details].counted = handle.ptr();
     } else if (entry.type->kind == Kind::tensor && !ignored_users_.contains(entry.object)) {
-      entry.counted = entry.object;
+      details_[entry.details].counted = entry.object;
     }
-    entry.users = users_of(entry);
+    if (entry.type->has_details()) {
+      details_[entry.details].users = users_of(entry);
+    }
   }
 }
 
@@ -466,13 +514,14 @@ std::optional<std::string> Snapshot::change() const {
     const char* changed = nullptr;
     if (Py_TYPE(entry.object) != as_type(type.cls)) {
       changed = "the class";
-    } else if (Py_REFCNT(entry.object) > entry.references || users_of(entry) > entry.users) {
+    } else if (Py_REFCNT(entry.object) > entry.references ||
+               (type.has_details() && users_of(entry) > details_[entry.details].users)) {
       changed = "the number of holders";
     } else if (type.is_holder || type.kind == Kind::function ? !same_references(entry) : !same_fields(entry)) {
       changed = "the content";
-    } else if (!same_memory(entry)) {
+    } else if (type.has_details() && !same_memory(entry)) {
       changed = "the memory";
-    } else if (type.is_weakly_counted && weak_references(entry.object) > entry.weak_references) {
+    } else if (weak_references_of(entry) > entry.weak_references) {
       changed = "the number of weak references";
     }
     if (changed != nullptr) {
@@ -483,6 +532,9 @@ std::optional<std::string> Snapshot::change() const {
 }
 
 bool Snapshot::same_references(const Entry& entry) const {
+  if (entry.version != 0 && entry.version == version_of(entry.object)) {
+    return true;
+  }
   std::size_t next = entry.first;
   std::size_t last = entry.last;
   if (entry.type->is_holder && entry.type->has_attributes) {
@@ -505,7 +557,7 @@ bool Snapshot::same_fields(const Entry& entry) const {
   if (entry.type->kind == Kind::formed) {
     return nb::object(entry.type->form(nb::handle(entry.object))).equal(nb::handle(values_[next]));
   }
-  return std::ranges::all_of(fields_, [this, &entry, &next](const Field& field) {
+  return std::ranges::all_of(*details_[entry.details].fields, [this, &entry, &next](const Field& field) {
     const nb::object value = field.of(entry.object);
     PyObject* const recorded = values_[next++];
     return is_same_value(value.ptr(), recorded) ||
@@ -514,12 +566,29 @@ bool Snapshot::same_fields(const Entry& entry) const {
 }
 
 bool Snapshot::same_memory(const Entry& entry) const {
-  if (entry.nbytes == 0) {
+  const Details& details = details_[entry.details];
+  if (details.nbytes == 0) {
     return true;
   }
   const Memory memory = memory_of(entry.object);
-  return memory.address == entry.address && memory.nbytes == entry.nbytes &&
-         std::memcmp(std::bit_cast<const void*>(entry.address), &contents_[entry.contents], entry.nbytes) == 0;
+  return memory.address == details.address && memory.nbytes == details.nbytes &&
+         std::memcmp(std::bit_cast<const void*>(memory.address), &contents_[details.contents], memory.nbytes) == 0;
+}
+
+nb::list not_as_before(const nb::list& attributes) {
+  nb::list others;
+  for (const nb::handle attribute : attributes) {
+    PyObject* const get = PyTuple_GetItem(attribute.ptr(), 0);
+    PyObject* const name = PyTuple_GetItem(attribute.ptr(), 1);
+    PyObject* const before = PyTuple_GetItem(attribute.ptr(), 2);
+    if (before == nullptr) {
+      throw nb::python_error();
+    }
+    if (!called(get, name).is(before)) {
+      others.append(attribute);
+    }
+  }
+  return others;
 }
 
 bool is_python_class(nb::handle cls) {
@@ -547,7 +616,7 @@ void bind_snapshot(nb::module_& module) {
       .def(
           "__init__",
           [](Snapshot* self, nb::object root, nb::callable kind_of, nb::callable is_importable, nb::callable memory_of,
-             nb::callable tensor_users, nb::callable storage_users, nb::tuple tensor_fields, AddressRanges watched) {
+             nb::callable tensor_users, nb::callable storage_users, nb::callable tensor_fields, AddressRanges watched) {
             new (self) Snapshot(std::move(root),
                                 {std::move(kind_of), std::move(is_importable), std::move(memory_of),
                                  std::move(tensor_users), std::move(storage_users), std::move(tensor_fields)},
@@ -559,7 +628,8 @@ void bind_snapshot(nb::module_& module) {
                   "collections.abc.Callable[[typing.Any], object]], is_importable: "
                   "collections.abc.Callable[[typing.Any], bool], memory_of: collections.abc.Callable[[typing.Any], "
                   "tuple[int, int, object]], tensor_users: collections.abc.Callable[[typing.Any], int], "
-                  "storage_users: collections.abc.Callable[[int], int], tensor_fields: tuple[object, ...], watched: "
+                  "storage_users: collections.abc.Callable[[int], int], tensor_fields: "
+                  "collections.abc.Callable[[typing.Any], tuple[object, ...]], watched: "
                   "collections.abc.Sequence[tuple[int, int]]) -> None"),
           "Records the graph from an object on. An error that a rule raises becomes the obstacle.\n\n"
           "Args:\n"
@@ -571,7 +641,9 @@ void bind_snapshot(nb::module_& module) {
           "        the object that owns the memory, if that is to be recorded too; None otherwise.\n"
           "    tensor_users: how many C++ objects use a tensor; called from `seal` on.\n"
           "    storage_users: the same of a storage, given its `_cdata`.\n"
-          "    tensor_fields: descriptors of torch.Tensor: attributes, and methods that are called.\n"
+          "    tensor_fields: the descriptors of torch.Tensor that show a tensor's state, those of its dtype "
+          "included:\n"
+          "        attributes, and methods that are called.\n"
           "    watched: first and last (exclusive) addresses of memory whose bytes the caller watches.")
       .def_prop_ro("obstacle", &Snapshot::obstacle, "Why the graph cannot be compared: one sentence; None if it can.")
       .def_prop_ro("root", &Snapshot::root, nb::sig("def root(self) -> typing.Any"), "Where the graph begins.")
@@ -589,6 +661,15 @@ void bind_snapshot(nb::module_& module) {
            "Not to be asked where there is an obstacle.\n\n"
            "Raises:\n"
            "    Exception: whatever looking at an object raises.");
+
+  module.def("not_as_before", &not_as_before, "attributes"_a,
+             nb::sig("def not_as_before(attributes: list[tuple[collections.abc.Callable[[str], typing.Any], str, "
+                     "typing.Any, collections.abc.Callable[[str, typing.Any], None]]]) -> list[tuple["
+                     "collections.abc.Callable[[str], typing.Any], str, typing.Any, collections.abc.Callable[[str, "
+                     "typing.Any], None]]]"),
+             "Those of some attributes (a getter, a name, a value, a setter) whose getter gives another object.\n\n"
+             "Raises:\n"
+             "    Exception: whatever a getter raises.");
 
   module.def("is_python_class", &is_python_class, "cls"_a, nb::sig("def is_python_class(cls: type) -> bool"),
              "Whether the objects of a class are destroyed as those of a class that was made by a `class` statement.");

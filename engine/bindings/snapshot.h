@@ -42,7 +42,8 @@ struct Rules {
                                      // graph owns that, or None (also comparing).
   nanobind::callable tensor_users;   // A tensor -> how many C++ users it has (only from `seal` on).
   nanobind::callable storage_users;  // The `_cdata` of a storage -> the same of that.
-  nanobind::tuple tensor_fields;  // Descriptors of torch.Tensor (also comparing): attributes are got, methods called.
+  nanobind::callable tensor_fields;  // A tensor -> a tuple of descriptors of torch.Tensor, which are asked also while
+                                     // comparing: attributes are got, methods called.
 };
 
 // Holds a graph of objects, from a root on, and what each refers to: every reference, in order, keys of dictionaries
@@ -89,6 +90,7 @@ class Snapshot {
  private:
   struct TypeRecord;
   struct Entry;
+  struct Details;
   struct Field;
   struct Memory;
 
@@ -98,6 +100,7 @@ class Snapshot {
   void record_fields(Entry& entry);
   void record_memory(Entry& entry);
   const TypeRecord& type_of(PyObject* object);
+  const std::vector<Field>& fields_of(PyObject* tensor);
   void keep(PyObject* object);  // As the next recorded value.
   void follow(PyObject* object);
 
@@ -107,21 +110,27 @@ class Snapshot {
   [[nodiscard]] bool is_watched(std::uintptr_t begin, std::size_t nbytes) const;
   [[nodiscard]] Memory memory_of(PyObject* object) const;
   [[nodiscard]] Py_ssize_t users_of(const Entry& entry) const;
+  [[nodiscard]] static Py_ssize_t weak_references_of(const Entry& entry);
 
   nanobind::object root_;
   Rules rules_;
-  AddressRanges watched_;  // Ascending, disjoint.
-  std::vector<Field> fields_;
+  AddressRanges watched_;                                     // Ascending, disjoint.
+  std::unordered_map<PyObject*, std::vector<Field>> fields_;  // By what Rules::tensor_fields returned.
   std::unordered_map<PyTypeObject*, std::unique_ptr<TypeRecord>> types_;
   std::unordered_set<PyObject*> seen_;
   std::unordered_set<PyObject*> ignored_users_;
   std::vector<PyObject*> waiting_;   // Seen, and yet to be recorded.
   std::vector<PyObject*> values_;    // What was recorded, entry by entry: this object's references.
   std::vector<std::byte> contents_;  // Of memory that nobody watches.
-  std::vector<Entry> entries_;
+  std::vector<Entry> entries_;  // By the thousand, and all are read at each comparison: what few have is elsewhere.
+  std::vector<Details> details_;
   std::vector<PyObject*> scripts_;
   std::optional<std::string> obstacle_;
 };
+
+// Those of some attributes whose value is another object now. Each is a tuple: a getter, a name, the object that the
+// getter returned for it, and more.
+nanobind::list not_as_before(const nanobind::list& attributes);
 
 // Whether the objects of a class are destroyed as those of a class that was made by a `class` statement: true of these,
 // and of some that were made by C.

@@ -137,7 +137,6 @@ _TENSOR_FIELDS = (
     "shape",
     "stride",
     "dtype",
-    "is_conj",
     "is_neg",
     "requires_grad",
     "grad",
@@ -237,7 +236,7 @@ class FreshState:
 def _recorded(thawed: Thawed) -> _engine.Snapshot:
     kind_of = _kind_in_program if isinstance(thawed, ThawedProgram) else _kind
     watched = [] if thawed.view is None else thawed.view.addresses()
-    return _engine.Snapshot(thawed.root, kind_of, _is_shared, _memory_of, *_counters(), _descriptors(), watched)
+    return _engine.Snapshot(thawed.root, kind_of, _is_shared, _memory_of, *_counters(), _fields_of, watched)
 
 
 @functools.cache
@@ -250,10 +249,15 @@ def _counters() -> tuple[Callable[[torch.Tensor], int], Callable[[int], int]]:
     return getattr(torch._C.TensorBase, "_use_count", unknown), getattr(torch._C, "_storage_Use_Count", unknown)
 
 
+def _fields_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return _descriptors(torch._C.TensorBase.is_complex(tensor))
+
+
 @functools.cache
-def _descriptors() -> tuple[Any, ...]:
+def _descriptors(is_complex: bool) -> tuple[Any, ...]:
     """Those of `_TENSOR_FIELDS` that this torch has; they are asked past any `__torch_function__`."""
-    return tuple(getattr(torch._C.TensorBase, name) for name in _TENSOR_FIELDS if hasattr(torch._C.TensorBase, name))
+    names = (*_TENSOR_FIELDS, "is_conj") if is_complex else _TENSOR_FIELDS
+    return tuple(getattr(torch._C.TensorBase, name) for name in names if hasattr(torch._C.TensorBase, name))
 
 
 def _kind(cls: type) -> _Kind:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ray_zerocopy import _engine
 from ray_zerocopy.image.torchscript import constants_of
 
 _C: Any = torch._C
@@ -74,9 +75,8 @@ class ScriptState:
 
     def restore(self) -> bool:
         """Put attributes back; False if a container's content changed, which is not put back."""
-        for get, name, value, put in self._settable:
-            if get(name) is not value:
-                put(name, value)
+        for _, name, value, put in _engine.not_as_before(self._settable):
+            put(name, value)
         return all(_same(get(name), value) for get, name, value in self._containers)
 
 
