@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,16 +33,30 @@ def client() -> Iterator[None]:
     ray.shutdown()
     port = free_port()
     arguments = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=arguments | {"ray_client_server_port": port})
-    try:
-        with pytest.MonkeyPatch.context() as environment:
-            environment.delenv("RAY_ADDRESS", raising=False)
-            assert until(lambda: is_listening(port))
-            ray.init(f"ray://127.0.0.1:{port}", log_to_driver=False)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("RAY_ADDRESS", raising=False)
+        # Ray's server forks a server for each client while its own gRPC threads run. The child dies now and then in
+        # gRPC's fork handlers ("Check failed: next_worker->state == KICKED"), which it does not need: it calls exec.
+        environment.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
+        environment.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "90")  # for a machine that does much else
+        cluster = Cluster(initialize_head=True, head_node_args=arguments | {"ray_client_server_port": port})
+        try:
+            assert until(lambda: is_listening(port)), server_logs(cluster)
+            try:
+                ray.init(f"ray://127.0.0.1:{port}", log_to_driver=False)
+            except Exception as error:
+                error.add_note(server_logs(cluster))
+                raise
             yield
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+def server_logs(cluster: Cluster) -> str:
+    """The last lines of what Ray's servers for clients have logged."""
+    logs = sorted(Path(cluster.head_node.get_logs_dir_path()).glob("ray_client_server*.err"))
+    return "\n".join(f"{log.name}:\n" + "\n".join(log.read_text().splitlines()[-30:]) for log in logs)
 
 
 def is_listening(port: int) -> bool:
