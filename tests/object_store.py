@@ -19,6 +19,14 @@ def store_is_empty() -> bool:
     return store_in_use() < 1 << 20
 
 
+def bytes_put() -> int:
+    """Bytes of all objects that were ever put into this node's store: their rise is more than the store's peak."""
+    from ray._private import internal_api  # there is no public way to ask the raylet itself
+
+    state = internal_api.get_state_from_address(ray.get_runtime_context().gcs_address)
+    return int(internal_api.get_memory_info_reply(state).store_stats.cumulative_created_bytes)
+
+
 def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
     """Whether `condition` comes true within a bound."""
     deadline = time.monotonic() + seconds

@@ -2,16 +2,16 @@
 
 A Ray object dies with the process that put it. The keeper therefore puts the models itself: a program hands it a
 transient copy in the object store, which it reads in place. It holds segments by their content, so that models with
-equal weights have one copy of them. It imports neither torch nor anything of the user's: what it keeps is bytes.
+equal weights have one copy of them, and a program hands over only those that the keeper lacks. It imports neither torch
+nor anything of the user's: what it keeps is bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from pickle import PickleBuffer
 from typing import Any, Literal, NamedTuple
 
@@ -43,8 +43,12 @@ class ModelName(NamedTuple):
         return f"{self.name!r} in the namespace {self.namespace!r}"
 
 
+SegmentKey = tuple[bytes, int]
+"""A segment's digest, and how many equal ones come before it in its image: these stay apart, as they were."""
+
+
 class Offer(NamedTuple):
-    """An image on its way to the keeper. Its bytes travel beside it: the body, then each segment."""
+    """An image on its way to the keeper. Its bytes travel beside it: the body, and what segments the keeper lacks."""
 
     digests: tuple[bytes, ...]
     """Of the segments, in their order."""
@@ -111,10 +115,6 @@ class _Answer(NamedTuple):
     """Whether the keeper has lost what it had."""
 
 
-_Key = tuple[bytes, int]
-"""A segment's digest, and how many equal ones come before it in its image: these stay apart, as they were."""
-
-
 class _Place(NamedTuple):
     bundle: ray.ObjectRef[Any]
     number: int
@@ -123,7 +123,7 @@ class _Place(NamedTuple):
 
 class _Model(NamedTuple):
     version: Version
-    keys: frozenset[_Key]
+    keys: frozenset[SegmentKey]
     kind: str
     created: datetime
     lease: ray.ObjectRef[Any] | None
@@ -135,23 +135,37 @@ class Keeper:
     def __init__(self) -> None:
         self._is_restarted = ray.get_runtime_context().was_current_actor_reconstructed
         self._models: dict[ModelName, _Model] = {}
-        self._places: dict[_Key, _Place] = {}
+        self._places: dict[SegmentKey, _Place] = {}
         self._watches: dict[ray.ObjectRef[Any], asyncio.Task[None]] = {}
 
-    async def publish(self, asked: Publication, buffers: Sequence[Any], lease: Sequence[ray.ObjectRef[Any]]) -> bool:
-        """Keep a model under a name, in one step; False, and nothing is changed, if the name is taken.
+    async def publish(
+        self,
+        asked: Publication,
+        lease: Sequence[ray.ObjectRef[Any]],
+        bodies: Sequence[Any],
+        *sent: Mapping[SegmentKey, Any],
+    ) -> tuple[SegmentKey, ...] | None:
+        """Keep a model under a name, in one step.
 
         Args:
             asked: what to keep.
-            buffers: of each image the body and the segments, in the object store.
             lease: the result of `pending` that the name is not to outlive, if any.
+            bodies: of each image, in the object store.
+            sent: segments, in the object store; what of them is here already is passed over.
+
+        Returns:
+            The segments that are neither here nor sent: if there are any, nothing was changed. None: the name is
+            taken, and nothing was changed.
         """
         if asked.name in self._models and not asked.replace:
-            return False
-        keys: set[_Key] = set()
-        remaining = iter(buffers)
+            return None
+        arrived = {key: segment for part in sent for key, segment in part.items()}
+        keys = dict.fromkeys(key for offer in asked.offers for key in segment_keys(offer.digests))
+        lacking = tuple(key for key in keys if key not in self._places and key not in arrived)
+        if lacking:
+            return lacking
         try:
-            images = tuple(self._keep(offer, remaining, keys) for offer in asked.offers)
+            images = tuple(self._keep(offer, body, arrived) for offer, body in zip(asked.offers, bodies, strict=True))
             model = _Model(
                 Version(asked.head, images),
                 frozenset(keys),
@@ -164,23 +178,21 @@ class Keeper:
             self._release_unused()
         if model.lease is not None and model.lease not in self._watches:
             self._watches[model.lease] = asyncio.ensure_future(self._watch(model.lease))
-        return True
+        return ()
 
-    def _keep(self, offer: Offer, remaining: Iterator[Any], used: set[_Key]) -> Kept:
+    def _keep(self, offer: Offer, body: Any, arrived: Mapping[SegmentKey, Any]) -> Kept:
         """Put what of an image is not here yet: its body as an object, its segments as another."""
-        body = ray.put([PickleBuffer(next(remaining))])
-        segments = list(islice(remaining, len(offer.digests)))
-        keys = _keys(offer.digests)
-        new = [number for number, key in enumerate(keys) if key not in self._places]
+        kept_body = ray.put([PickleBuffer(body)])
+        keys = segment_keys(offer.digests)
+        new = [key for key in keys if key not in self._places]
         if new:
-            bundle = ray.put([PickleBuffer(segments[number]) for number in new])
-            for index, number in enumerate(new):
-                self._places[keys[number]] = _Place(bundle, index, memoryview(segments[number]).nbytes)
-        used.update(keys)
+            bundle = ray.put([PickleBuffer(arrived[key]) for key in new])
+            for index, key in enumerate(new):
+                self._places[key] = _Place(bundle, index, memoryview(arrived[key]).nbytes)
         places = [self._places[key] for key in keys]
         bundles = {bundle: number for number, bundle in enumerate(dict.fromkeys(place.bundle for place in places))}
         indices = tuple((bundles[place.bundle], place.number) for place in places)
-        return Kept(body, tuple(bundles), indices, offer.references)
+        return Kept(kept_body, tuple(bundles), indices, offer.references)
 
     def _release_unused(self) -> None:
         """Let go of the bundles that no model needs any segment of."""
@@ -224,7 +236,8 @@ class Keeper:
         return found
 
 
-def _keys(digests: Iterable[bytes]) -> list[_Key]:
+def segment_keys(digests: Iterable[bytes]) -> list[SegmentKey]:
+    """The keys of an image's segments, given their digests in their order."""
     seen: dict[bytes, int] = {}
     keys = []
     for digest in digests:
@@ -239,20 +252,31 @@ def is_taken(name: ModelName) -> bool:
     return keeper is not None and ray.get(keeper.find.remote(name)).version is not None
 
 
-def publish(asked: Publication, transient: ray.ObjectRef[list[Any]]) -> None:
+def publish(asked: Publication, bodies: Sequence[PickleBuffer], segments: Mapping[SegmentKey, PickleBuffer]) -> None:
     """Have a model kept under a name; it is visible under it to everybody when this returns.
+
+    Only the segments that the keeper lacks are put into the object store. Where it gives some up while others are on
+    their way to it, it says so, and these follow.
 
     Args:
         asked: what to keep.
-        transient: of each image the body and the segments. It is not needed any more when this returns.
+        bodies: of each image.
+        segments: of all images.
 
     Raises:
         ValueError: the name is taken, and not to be replaced.
     """
     keeper = _started()
     lease = [] if asked.lifetime == "detached" else [_lease(keeper, ray.get_runtime_context().get_worker_id())]
-    if not ray.get(keeper.publish.remote(asked, transient, lease)):
+    transient = [ray.put(list(bodies))]
+    while lacking := ray.get(keeper.publish.remote(asked, lease, *transient)):
+        transient.append(_put({key: segments[key] for key in lacking}))
+    if lacking is None:
         raise taken(asked.name)
+
+
+def _put(segments: dict[SegmentKey, PickleBuffer]) -> ray.ObjectRef[Any]:
+    return ray.put(segments)
 
 
 def taken(name: ModelName) -> ValueError:

@@ -71,7 +71,8 @@ def publish_by_name(
 ) -> None:
     """Have the keeper own images under a name.
 
-    There is a transient copy of them in the object store until this returns; nothing is copied in private memory.
+    Until this returns there is a transient copy in the object store of those segments that the keeper lacks; nothing is
+    copied in private memory.
 
     Args:
         name: the name.
@@ -85,12 +86,18 @@ def publish_by_name(
         ValueError: the name is in use.
     """
     bodies = [_Body(image) for image in images]
-    buffers = [buffer for body in bodies for buffer in (pickle.PickleBuffer(body.pickled), *body.segments)]
+    offers: list[Offer] = []
+    segments: dict[keeper.SegmentKey, pickle.PickleBuffer] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        digests = [pool.map(_digest, body.segments) for body in bodies]
-        transient = ray.put(buffers)  # meanwhile
-        offers = tuple(Offer(tuple(found), tuple(body.references)) for body, found in zip(bodies, digests, strict=True))
-    keeper.publish(Publication(name, kind, lifetime, replace, head, offers), transient)
+        for body in bodies:
+            digests = tuple(pool.map(_digest, body.segments))
+            offers.append(Offer(digests, tuple(body.references)))
+            segments.update(zip(keeper.segment_keys(digests), body.segments, strict=True))
+    keeper.publish(
+        Publication(name, kind, lifetime, replace, head, tuple(offers)),
+        [pickle.PickleBuffer(body.pickled) for body in bodies],
+        segments,
+    )
 
 
 def _digest(segment: pickle.PickleBuffer) -> bytes:
