@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from typing import Any
 
 import ray
+from object_store import store_is_empty, until
+
+from ray_zerocopy.keeper import ModelName, free, list_models
 
 
 def keeper() -> Any:
@@ -48,3 +52,11 @@ def failure(function: Any, *args: Any) -> tuple[str, str]:
     except Exception as error:
         return type(error).__name__, str(error)
     return "nothing", ""
+
+
+def free_all() -> None:
+    """Free all models that have names, and wait until the store is empty."""
+    for model in list_models():
+        free(ModelName(model.name, model.namespace))
+    gc.collect()
+    assert until(store_is_empty)

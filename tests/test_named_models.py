@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from keeper_actor import failure, keeper, keeper_pid, run_program
+from keeper_actor import failure, free_all, keeper, keeper_pid, run_program
 from memory import bits, own_bytes
 from object_store import store_in_use, store_is_empty, until
 from pipelines import Classifier, TwoModels, Worker
@@ -32,7 +31,6 @@ from ray_zerocopy import (
     list_models,
     load_pipeline_in_actor,
 )
-from ray_zerocopy.keeper import ModelName, free
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -43,10 +41,7 @@ LARGE = 32 << 20
 @pytest.fixture(autouse=True)
 def _no_model_is_left() -> Iterator[None]:
     yield
-    for model in list_models():
-        free(ModelName(model.name, model.namespace))
-    gc.collect()
-    assert until(store_is_empty)
+    free_all()
 
 
 def classifier(seed: int = 0) -> Classifier:
@@ -71,7 +66,7 @@ def names() -> set[str]:
 
 PROGRAM = """
 import torch
-from keeper_actor import Holder
+from keeper_actor import free_all, Holder
 from ray_zerocopy import ActorWrapper, JITActorWrapper, JITTaskWrapper, TaskWrapper
 from test_named_models import classifier
 scripted = torch.jit.script(classifier())

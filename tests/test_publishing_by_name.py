@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from keeper_actor import run_program
+from keeper_actor import free_all, run_program
 from memory import bits
-from object_store import bytes_put, store_in_use, store_is_empty, until
+from object_store import bytes_put, store_in_use, until
 from torch import nn
 
 import ray_zerocopy.keeper
-from ray_zerocopy import ActorWrapper, TaskWrapper, get_wrapper, list_models
-from ray_zerocopy.keeper import ModelName, SegmentKey, free
+from ray_zerocopy import ActorWrapper, TaskWrapper, get_wrapper
+from ray_zerocopy.keeper import SegmentKey
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -31,10 +31,7 @@ LITTLE = 8 << 20
 @pytest.fixture(autouse=True)
 def _no_model_is_left() -> Iterator[None]:
     yield
-    for model in list_models():
-        free(ModelName(model.name, model.namespace))
-    gc.collect()
-    assert until(store_is_empty)
+    free_all()
 
 
 def layers(seed: int, megabytes: int = MEGABYTES) -> nn.Sequential:

@@ -16,6 +16,13 @@ from ray_zerocopy import store
 from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.image import Image, freeze, paths
 
+
+class PublishedModels:
+    """Base of what stands for models that were published before: wrappers, and the stand-ins in their pipelines."""
+
+    __slots__ = ()
+
+
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
@@ -101,19 +108,26 @@ def check_is_object(pipeline: Any) -> None:
 
 
 def check_holds_model(pipeline: Any, models: Sequence[Any], *, alternative: str = "") -> None:
-    """Raise a TypeError if `models`, those of the pipeline, are none.
+    """Raise a TypeError if `models`, those of the pipeline, are none, and it holds none that were published before.
 
     Args:
         pipeline: for the message.
         models: from `take_apart`.
         alternative: what else would have been accepted, for the message.
     """
-    if not models:
+    if not models and not _holds_published(pipeline):
         raise TypeError(
             f"Expected a model (torch.nn.Module, ExportedProgram, CompiledProgram){alternative} somewhere in the "
             f"pipeline (a {type(pipeline).__name__}), found none. It must be part of the object: a global variable "
             "that the pipeline's code uses is not."
         )
+
+
+def _holds_published(pipeline: Any) -> bool:
+    def is_outside(cls: type) -> bool:
+        return issubclass(cls, PublishedModels) or store.is_ray_reference(cls)
+
+    return any(isinstance(found, PublishedModels) for found in freeze(pipeline, external=is_outside).externals)
 
 
 def check_has_methods(models: Sequence[Any], names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from ray_zerocopy import store
 from ray_zerocopy.containers import admit_stand_ins
 from ray_zerocopy.image import Image, freeze_each
 from ray_zerocopy.models import (
+    PublishedModels,
     check_has_methods,
     check_holds_model,
     check_is_object,
@@ -143,7 +144,7 @@ def _mutators(module_classes: tuple[type, ...]) -> frozenset[str]:
     return frozenset(name for name in names - _READING - _MODES if not name.startswith("__"))
 
 
-class StandIn:
+class StandIn(PublishedModels):
     """Stands where a model stood: its remote methods run as Ray tasks, each on a model as fresh as just loaded.
 
     What else is asked of it, a copy of the model in this process answers, which is loaded when it is first needed and

@@ -12,7 +12,7 @@ from ray_zerocopy.actor import PipelineSkeleton, freeze_pipeline, load_pipeline_
 from ray_zerocopy.devices import Device, checked
 from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.keeper import Lifetime, ModelName
-from ray_zerocopy.models import check_holds_script
+from ray_zerocopy.models import PublishedModels, check_holds_script
 from ray_zerocopy.special_methods import OWN, SpecialMethods, apply, public_class, supporting
 from ray_zerocopy.stand_ins import freeze_parts, put_together, with_stand_ins
 
@@ -37,7 +37,7 @@ class _GivesWay:
         return own
 
 
-class TaskWrapper(Generic[P]):
+class TaskWrapper(PublishedModels, Generic[P]):
     """A copy of a pipeline whose own code runs in the caller, and whose models run as Ray tasks, on any worker.
 
     The models' weights are in the object store once for each node, and every call is as if it had a fresh model: what a
@@ -254,7 +254,7 @@ class _Source(NamedTuple):
     settings: _Settings
 
 
-class ActorWrapper(Generic[P]):
+class ActorWrapper(PublishedModels, Generic[P]):
     """A pipeline for actors: pass the wrapper to an actor and call `load()` in the actor's `__init__`.
 
     Wrapping publishes the pipeline once; each `load()` gives a whole, independent pipeline whose weights are the node's
