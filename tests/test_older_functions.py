@@ -9,12 +9,14 @@ import ml_dtypes
 import pytest
 import ray
 import torch
+from keeper_actor import failure
 from memory import bits
-from pipelines import Classifier, TwoModels
+from object_store import until
+from pipelines import Classifier, TwoModels, Worker
 from torch import nn
 
 import ray_zerocopy
-from ray_zerocopy import actor, invoke, public, rewrite
+from ray_zerocopy import ModelLostError, actor, invoke, public, rewrite
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -143,3 +145,13 @@ def test_models_and_pipelines_prepared_for_actors_load_there() -> None:
     assert bits(ray_zerocopy.load_pipeline_in_actor(skeleton, refs, device="cpu")(x)) == bits(pipeline(x))
     with pytest.raises(TypeError, match="Expected a reference to what ray_zerocopy published, got a int"):
         actor.load_model_in_actor(ray.put(3))
+
+
+def test_loading_a_model_whose_owner_has_ended_is_an_error_that_says_so_and_what_to_do() -> None:
+    worker = Worker.remote()
+    publish = lambda _: [public.ZeroCopyModel.to_object_ref(public.ZeroCopyModel.rewrite([Classifier()])[0])]  # noqa: E731
+    (ref,) = ray.get(worker.do.remote(publish))
+    ray.kill(worker)
+    assert until(lambda: failure(public.ZeroCopyModel.from_object_ref, ref)[0] != "nothing")  # Ray has noticed
+    with pytest.raises(ModelLostError, match=r"OwnerDiedError.*the process that wrapped it.*lifetime=\"detached\""):
+        public.ZeroCopyModel.from_object_ref(ref)

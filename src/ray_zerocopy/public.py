@@ -38,9 +38,10 @@ class ZeroCopyModel:
 
         Raises:
             TypeError: it is something else.
+            ModelLostError: the process that owned the model has ended, or its node is gone.
         """
         if isinstance(value, ray.ObjectRef):
-            value = ray.get(value)
+            value = store.get(value)
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], nn.Module):
             skeleton, tensors = value
             replace_tensors(skeleton, tensors)

@@ -146,21 +146,30 @@ def fetch(source: Any) -> tuple[Image, int]:
     """
     value, skeleton, description = source, 0, "a model"
     if isinstance(value, ray.ObjectRef):
-        value = _got(value, description)
+        value = get(value, description)
     if isinstance(value, ModelInImage):
         value, skeleton, description = value
     if isinstance(value, Kept):
-        (pickled,), *bundles = _got([value.body, *value.bundles], description)
+        (pickled,), *bundles = get([value.body, *value.bundles], description)
         segments = [bundles[bundle][index] for bundle, index in value.places]
         value = _Unpickler(pickled, segments, value.references).load()
     elif isinstance(value, ray.ObjectRef):
-        value = _got(value, description)
+        value = get(value, description)
     if not isinstance(value, Image):
         raise TypeError(f"Expected a reference to what ray_zerocopy published, got a {type(value).__name__}.")
     return value, skeleton
 
 
-def _got(refs: Any, description: str) -> Any:
+def get(refs: Any, description: str = "a model") -> Any:
+    """What references lead to, as `ray.get`.
+
+    Args:
+        refs: one, or a list of them.
+        description: what errors call the model.
+
+    Raises:
+        ModelLostError: the process that owned it has ended, or its node is gone.
+    """
     try:
         return ray.get(refs)
     except ObjectLostError as error:
