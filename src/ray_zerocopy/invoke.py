@@ -14,6 +14,7 @@ from ray_zerocopy.image import Thawed
 from ray_zerocopy.numpy_bridge import as_tensors, key_of
 from ray_zerocopy.rewrite import ModuleArrays, distinct_arrays, put_back, replace_tensors
 from ray_zerocopy.stand_ins import with_stand_ins
+from ray_zerocopy.tasks import check_has_ended
 
 __all__ = ["call_model", "replace_tensors", "rewrite_pipeline"]
 
@@ -35,6 +36,9 @@ def call_model(
         args: positional arguments of the method.
         kwargs: keyword arguments of the method.
         method_name: the model's method.
+
+    Raises:
+        TypeError: the method is asynchronous, or a generator.
     """
     skeleton, tensors = model_ref
     arrays = distinct_arrays(tensors)
@@ -46,7 +50,9 @@ def call_model(
     # memory: what it does to a tensor object itself (hooks, attributes, another shape) ends with the call.
     with residents.of_this_worker().fresh(key_of(arrays.values()), place) as kept:
         put_back(skeleton, tensors, {key: tensor.detach() for key, tensor in zip(arrays, kept, strict=True)})
-        return getattr(skeleton, method_name)(*args, **(kwargs or {}))
+        result = getattr(skeleton, method_name)(*args, **(kwargs or {}))
+        check_has_ended(result, skeleton, method_name)
+        return result
 
 
 def rewrite_pipeline(pipeline: P, method_names: Sequence[str] = ("__call__",)) -> P:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, NamedTuple
 
 import ray
@@ -114,6 +115,7 @@ def _run(arrived: Any, *referred: Any) -> Packed:
     try:
         with kept.fresh(call.key, load) as model:
             result = _Mode(*call.mode).call(getattr(model, call.method), values[:split], keywords)
+            check_has_ended(result, model, call.method)
             return packed((result, was_kept))
     except residents.NotKeptError:
         return packed((None, False, False))
@@ -121,6 +123,31 @@ def _run(arrived: Any, *referred: Any) -> Packed:
 
 _run_beside_actor = _run.options(num_cpus=0)
 """The same for callers that are actors. They keep their CPUs while they wait, so that one more may never come free."""
+
+
+def check_has_ended(result: object, model: object, method: str) -> None:
+    """Raise a TypeError if a method gave work that is still to be done instead of a result.
+
+    Args:
+        result: what it gave.
+        model: whose method it is, for the message.
+        method: its name.
+    """
+    if not isinstance(result, _UNFINISHED):
+        return
+    if not isinstance(result, AsyncGeneratorType):
+        result.close()  # so that nobody is warned that it was never awaited
+    name = "forward" if method == "__call__" else method
+    kind = type(result).__name__.replace("_", " ")
+    raise TypeError(
+        f"{type(model).__name__}.{name}() gave a {kind} object instead of a result, and that cannot leave the worker: "
+        "methods that run as tasks are neither asynchronous nor generators. Make it an ordinary method (one that "
+        "yielded values returns a list of them), and await or iterate in the pipeline's own code; or use an "
+        "ActorWrapper, whose load() gives the model itself."
+    )
+
+
+_UNFINISHED = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
 def _load(source: store.ModelInImage) -> Thawed:
