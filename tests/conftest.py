@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 import ray
+from object_store import store_in_use, store_is_empty, until
 from programs import DEPTH, WIDTH, exported, stack
 
 from ray_zerocopy import CompiledProgram  # an editable install rebuilds the extension here if C++ changed
@@ -37,6 +40,16 @@ def cluster() -> None:
     """A small Ray that modules share: 4 CPUs by name, a store of 700 MB."""
     if not ray.is_initialized():
         ray.init("local", num_cpus=4, object_store_memory=700 << 20, include_dashboard=False, log_to_driver=False)
+
+
+@pytest.fixture
+def empty_store(cluster: None) -> Iterator[None]:
+    """The shared cluster with nothing in its store, where a test leaves nothing either."""
+    gc.collect()
+    assert until(store_is_empty), f"earlier tests left {store_in_use()} bytes in the store"
+    yield
+    gc.collect()
+    assert until(store_is_empty), f"{store_in_use()} bytes stay pinned"
 
 
 @pytest.hookimpl(trylast=True)

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import ray
 import torch
 from memory import bits, give_back_free_memory, own_bytes
-from object_store import store_in_use, store_is_empty, until
+from object_store import store_in_use, until
 from pipelines import Classifier, add_one
 from torch import nn
 
@@ -22,15 +22,6 @@ from ray_zerocopy import ActorWrapper, TaskWrapper
 
 _MODEL_BYTES = 16 << 20
 _ROUNDS = 20
-
-
-@pytest.fixture
-def empty_store(cluster: None) -> Iterator[None]:
-    gc.collect()
-    assert until(store_is_empty), f"earlier tests left {store_in_use()} bytes in the store"
-    yield
-    gc.collect()
-    assert until(store_is_empty), f"{store_in_use()} bytes stay pinned"
 
 
 pytestmark = pytest.mark.usefixtures("empty_store")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import ray
 import torch
 from memory import bits
-from object_store import store_in_use, store_is_empty, until
+from object_store import until
 from pipelines import Classifier, Worker, add_one
 from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
@@ -50,15 +48,6 @@ def write_for_ever(model: nn.Module, started: Path, _: Any) -> None:
     while True:
         add_one(model)
         started.touch()
-
-
-@pytest.fixture
-def empty_store(cluster: None) -> Iterator[None]:
-    gc.collect()
-    assert until(store_is_empty), f"earlier tests left {store_in_use()} bytes in the store"
-    yield
-    gc.collect()
-    assert until(store_is_empty), f"{store_in_use()} bytes stay pinned"
 
 
 @pytest.mark.usefixtures("empty_store")

@@ -18,7 +18,7 @@ import pytest
 import ray
 import torch
 from memory import bits
-from object_store import store_in_use, until
+from object_store import store_is_empty, until
 from pipelines import Worker
 from ray.cluster_utils import Cluster
 from torch import nn
@@ -68,7 +68,7 @@ def fill_the_store() -> list[ray.ObjectRef[Any]]:
 
 def load(worker: Any, weights: nn.Module) -> None:
     """Has the worker load the model, and hold the only pin on it."""
-    assert until(lambda: store_in_use() < 1 << 20)  # what earlier tests used
+    assert until(store_is_empty)  # what earlier tests used
     ray.get(worker.load.remote(ActorWrapper(weights)))
     gc.collect()
 
@@ -215,7 +215,7 @@ def test_a_forked_child_has_its_weights_after_its_parent_dropped_the_model(worke
     assert ray.get(worker.do.remote(digest_in_child)) == digest(weights)
     del filler
     # The worker runs nothing of the package any more, and yet:
-    assert until(lambda: store_in_use() < 1 << 20)
+    assert until(store_is_empty)
     assert ray.get(worker.do.remote(pipes)) == before
 
 

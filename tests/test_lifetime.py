@@ -21,13 +21,6 @@ from ray_zerocopy import ActorWrapper, TaskWrapper
 pytestmark = pytest.mark.usefixtures("empty_store")
 
 
-@pytest.fixture
-def empty_store(cluster: None) -> None:
-    """Workers keep for a while what earlier tests used."""
-    gc.collect()
-    assert until(store_is_empty), f"earlier tests left {store_in_use()} bytes in the store"
-
-
 @pytest.fixture(scope="module")
 def process(cluster: None) -> Any:
     return Worker.remote()
