@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "attempt.h"
 #include "child_process.h"
 #include "forwarding_system.h"
 #include "shared_file.h"
@@ -23,17 +24,13 @@ using testing::ForwardingSystem;
 using testing::Mapped;
 using testing::page_size;
 using testing::problem_in_child;
+using testing::refusal;
 using testing::SharedFile;
 
 System& real = System::real();
 
-Error::Code refusal(const FileId& file, System& system) {
-  try {
-    BackingFile::find(file, system);
-  } catch (const Error& error) {
-    return error.code();
-  }
-  throw std::runtime_error("the file was found");
+Error refusal_of(const FileId& file, System& system) {
+  return refusal([&] { BackingFile::find(file, system); });
 }
 
 TEST(BackingFile, a_file_that_this_process_holds_open_is_found) {
@@ -74,7 +71,7 @@ TEST(BackingFile, a_process_of_another_name_is_not_asked) {
   const FileId id = file.id();
   const Bystander other("rayletx");
   file.close();
-  EXPECT_EQ(refusal(id, real), Error::Code::not_held_open);
+  EXPECT_EQ(refusal_of(id, real).code(), Error::Code::not_held_open);
 }
 
 TEST(BackingFile, a_raylet_of_another_user_is_not_asked) {
@@ -89,7 +86,7 @@ TEST(BackingFile, a_raylet_of_another_user_is_not_asked) {
               if (::seteuid(65534) != 0) {
                 return "seteuid failed";
               }
-              return refusal(id, real) == Error::Code::not_held_open ? "" : "another refusal";
+              return refusal_of(id, real).code() == Error::Code::not_held_open ? "" : "another refusal";
             }),
             "");
 }
@@ -99,18 +96,14 @@ TEST(BackingFile, a_file_that_nobody_holds_open_is_refused_by_its_number) {
   const FileId id = file.id();
   const Mapped mapped = file.map();
   file.close();
-  try {
-    BackingFile::find(id, real);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Error::Code::not_held_open);
-    EXPECT_NE(std::string(error.what()).find("inode " + std::to_string(id.inode)), std::string::npos) << error.what();
-  }
+  const Error error = refusal_of(id, real);
+  EXPECT_EQ(error.code(), Error::Code::not_held_open);
+  EXPECT_NE(std::string(error.what()).find("inode " + std::to_string(id.inode)), std::string::npos) << error.what();
 }
 
 TEST(BackingFile, a_device_is_refused) {
   const FileDescriptor device(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
-  EXPECT_EQ(refusal(real.status(device.number()).value.id, real), Error::Code::not_mappable);
+  EXPECT_EQ(refusal_of(real.status(device.number()).value.id, real).code(), Error::Code::not_mappable);
 }
 
 TEST(BackingFile, a_file_of_huge_pages_is_refused) {
@@ -123,7 +116,7 @@ TEST(BackingFile, a_file_of_huge_pages_is_refused) {
     }
   } huge;
   const SharedFile file(1);
-  EXPECT_EQ(refusal(file.id(), huge), Error::Code::not_mappable);
+  EXPECT_EQ(refusal_of(file.id(), huge).code(), Error::Code::not_mappable);
 }
 
 TEST(BackingFile, a_file_that_cannot_be_examined_is_an_error_with_its_errno) {
@@ -132,7 +125,7 @@ TEST(BackingFile, a_file_that_cannot_be_examined_is_an_error_with_its_errno) {
     Result<FileStatus> status(int /*descriptor*/) override { return {{}, EIO}; }
   } broken;
   const SharedFile file(1);
-  EXPECT_EQ(refusal(file.id(), broken), Error::Code::system_call);
+  EXPECT_EQ(refusal_of(file.id(), broken).code(), Error::Code::system_call);
 }
 
 TEST(BackingFile, where_the_own_descriptor_may_not_be_opened_the_raylets_is) {

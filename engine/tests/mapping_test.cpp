@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "attempt.h"
 #include "forwarding_system.h"
 #include "page_range.h"
 #include "shared_file.h"
@@ -21,6 +22,7 @@ using testing::ForwardingSystem;
 using testing::Mapped;
 using testing::OldKernel;
 using testing::page_size;
+using testing::refusal;
 using testing::SharedFile;
 
 TEST(ParseMaps, a_line_of_a_shared_unlinked_file_is_understood) {
@@ -78,13 +80,10 @@ TEST(ParseMaps, a_malformed_line_is_refused_and_shown) {
         // Other separators.
         "1000-2000  rw-s 0 00:1b 1\n", "1000-2000\trw-s 0 00:1b 1\n", "1000-2000 rw-s 0 00.1b 1\n",
         "1000-2000 rw-s 0 00:1b 1\r\n"}) {
-    try {
-      parse_maps(text);
-      ADD_FAILURE() << "was taken for a mapping: " << text;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), Error::Code::malformed_maps);
-      EXPECT_NE(std::string(error.what()).find("/proc/self/maps has a line"), std::string::npos) << error.what();
-    }
+    SCOPED_TRACE(text);
+    const Error error = refusal([&] { parse_maps(text); });
+    EXPECT_EQ(error.code(), Error::Code::malformed_maps);
+    EXPECT_NE(std::string(error.what()).find("/proc/self/maps has a line"), std::string::npos) << error.what();
   }
 }
 
@@ -160,13 +159,9 @@ TEST(Mappings, maps_that_cannot_be_read_are_an_error_with_its_errno) {
     Result<FileDescriptor> open(const std::string& /*path*/) override { return {{}, EACCES}; }
     Result<std::string> read_file(const std::string& /*path*/) override { return {{}, EACCES}; }
   } locked;
-  try {
-    Mappings(locked).find(1);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Error::Code::system_call);
-    EXPECT_EQ(error.system_error(), EACCES);
-  }
+  const Error error = refusal([&] { Mappings(locked).find(1); });
+  EXPECT_EQ(error.code(), Error::Code::system_call);
+  EXPECT_EQ(error.system_error(), EACCES);
 }
 
 }  // namespace

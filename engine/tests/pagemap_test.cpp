@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <span>
 
+#include "attempt.h"
 #include "forwarding_system.h"
 #include "shared_file.h"
 #include "zerocopy/error.h"
@@ -18,6 +19,7 @@ using testing::ForwardingSystem;
 using testing::Mapped;
 using testing::OldKernel;
 using testing::page_size;
+using testing::refusal;
 using testing::SharedFile;
 
 System& real = System::real();
@@ -140,13 +142,9 @@ TEST_F(OwnBytes, a_pagemap_that_cannot_be_opened_is_an_error_with_its_errno) {
    public:
     Result<FileDescriptor> open(const std::string& /*path*/) override { return {{}, EPERM}; }
   } locked;
-  try {
-    const Pagemap pagemap(locked);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Error::Code::system_call);
-    EXPECT_EQ(error.system_error(), EPERM);
-  }
+  const Error error = refusal([&] { const Pagemap pagemap(locked); });
+  EXPECT_EQ(error.code(), Error::Code::system_call);
+  EXPECT_EQ(error.system_error(), EPERM);
 }
 
 TEST_F(OwnBytes, a_pagemap_that_ends_early_is_an_error) {

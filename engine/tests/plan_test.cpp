@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "attempt.h"
 #include "forwarding_system.h"
 #include "shared_file.h"
 #include "zerocopy/error.h"
@@ -19,6 +20,7 @@ namespace {
 using testing::ForwardingSystem;
 using testing::Mapped;
 using testing::page_size;
+using testing::refusal;
 using testing::SharedFile;
 
 System& real = System::real();
@@ -27,13 +29,8 @@ using Segments = std::vector<std::span<const std::byte>>;
 
 const std::byte* at_address(std::uintptr_t address) { return std::bit_cast<const std::byte*>(address); }
 
-Error::Code refusal(const Segments& segments) {
-  try {
-    make_plan(segments, real);
-  } catch (const Error& error) {
-    return error.code();
-  }
-  throw std::runtime_error("the segments were accepted");
+Error::Code refusal_of(const Segments& segments) {
+  return refusal([&] { make_plan(segments, real); }).code();
 }
 
 TEST(Plan, a_segment_within_a_page_takes_the_whole_page) {
@@ -167,21 +164,21 @@ TEST(Plan, empty_segments_are_neither_mapped_nor_copied) {
 TEST(Plan, impossible_segments_are_refused) {
   const SharedFile file(1);
   const Mapped mapped = file.map();
-  EXPECT_EQ(refusal({{at_address(0), 1}}), Error::Code::bad_segment);
-  EXPECT_EQ(refusal({{at_address(UINTPTR_MAX), 1}}), Error::Code::bad_segment);
-  EXPECT_EQ(refusal({{mapped.bytes().data(), SIZE_MAX}}), Error::Code::bad_segment);
+  EXPECT_EQ(refusal_of({{at_address(0), 1}}), Error::Code::bad_segment);
+  EXPECT_EQ(refusal_of({{at_address(UINTPTR_MAX), 1}}), Error::Code::bad_segment);
+  EXPECT_EQ(refusal_of({{mapped.bytes().data(), SIZE_MAX}}), Error::Code::bad_segment);
 }
 
 TEST(Plan, segments_that_cannot_be_read_are_refused) {
-  EXPECT_EQ(refusal({{at_address(page_size()), 1}}), Error::Code::unmapped_segment);
-  EXPECT_EQ(refusal({testing::map_anonymous(page_size(), PROT_NONE).bytes()}), Error::Code::unmapped_segment);
+  EXPECT_EQ(refusal_of({{at_address(page_size()), 1}}), Error::Code::unmapped_segment);
+  EXPECT_EQ(refusal_of({testing::map_anonymous(page_size(), PROT_NONE).bytes()}), Error::Code::unmapped_segment);
 }
 
 TEST(Plan, a_segment_beyond_the_end_of_its_file_is_refused) {
   const SharedFile file(4);
   const Mapped mapped = file.map();
   ASSERT_EQ(::ftruncate(file.descriptor(), static_cast<off_t>(2 * page_size() + 1)), 0);
-  EXPECT_EQ(refusal({mapped.bytes()}), Error::Code::unmapped_segment);
+  EXPECT_EQ(refusal_of({mapped.bytes()}), Error::Code::unmapped_segment);
   EXPECT_EQ(make_plan(Segments{mapped.bytes().first(3 * page_size())}, real).regions.size(), 1U);
 }
 

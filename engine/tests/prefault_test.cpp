@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "attempt.h"
 #include "child_process.h"
 #include "forwarding_system.h"
 #include "process_state.h"
@@ -27,6 +28,7 @@ using testing::Mapped;
 using testing::page_size;
 using testing::pages_in_page_table;
 using testing::problem_in_child;
+using testing::refusal;
 using testing::SharedFile;
 
 System& real = System::real();
@@ -200,12 +202,7 @@ TEST_F(PrefaultTest, a_file_that_was_cut_short_ends_it_quietly) {
 TEST_F(PrefaultTest, an_impossible_number_of_threads_is_refused) {
   Prefault prefault(ranges(), real);
   for (const unsigned threads : {0U, Prefault::max_threads + 1, ~0U}) {
-    try {
-      prefault.start(threads);
-      FAIL() << threads;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), Error::Code::bad_thread_count);
-    }
+    EXPECT_EQ(refusal([&] { prefault.start(threads); }).code(), Error::Code::bad_thread_count) << threads;
   }
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "attempt.h"
 #include "forwarding_system.h"
 #include "page_range.h"
 #include "shared_file.h"
@@ -18,6 +19,7 @@ namespace {
 using testing::ForwardingSystem;
 using testing::has_pattern;
 using testing::page_size;
+using testing::refusal;
 using testing::SharedFile;
 
 System& real = System::real();
@@ -71,13 +73,9 @@ TEST(Region, a_mapping_that_is_refused_is_an_error_with_its_errno) {
     }
   } full;
   const SharedFile file(1);
-  try {
-    const Region region({part_of(file, 0, 1, full)}, full);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Error::Code::system_call);
-    EXPECT_EQ(error.system_error(), ENOMEM);
-  }
+  const Error error = refusal([&] { const Region region({part_of(file, 0, 1, full)}, full); });
+  EXPECT_EQ(error.code(), Error::Code::system_call);
+  EXPECT_EQ(error.system_error(), ENOMEM);
 }
 
 TEST(Region, nothing_stays_mapped_when_a_later_part_is_refused) {

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "attempt.h"
 #include "child_process.h"
 #include "forwarding_system.h"
 #include "page_range.h"
@@ -36,6 +37,7 @@ using testing::Mapped;
 using testing::OldKernel;
 using testing::page_size;
 using testing::problem_in_child;
+using testing::refusal;
 using testing::SharedFile;
 
 using Segments = std::vector<std::span<const std::byte>>;
@@ -278,12 +280,7 @@ TEST_F(ViewTest, a_view_of_nothing_does_nothing) {
 
 TEST_F(ViewTest, a_segment_that_is_not_there_is_refused) {
   const View view = view_of(source_);
-  try {
-    static_cast<void>(view.segment(1));
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Error::Code::no_such_segment);
-  }
+  EXPECT_EQ(refusal([&] { static_cast<void>(view.segment(1)); }).code(), Error::Code::no_such_segment);
 }
 
 TEST_F(ViewTest, heap_memory_is_copied_and_the_view_says_so) {
@@ -430,13 +427,9 @@ TEST_F(ViewTest, a_reset_that_the_kernel_refuses_is_an_error_with_its_errno) {
     int discard(std::span<std::byte> /*range*/) override { return EINVAL; }
   } locked;
   View view = view_of(source_, locked);
-  try {
-    view.reset();
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Error::Code::system_call);
-    EXPECT_EQ(error.system_error(), EINVAL);
-  }
+  const Error error = refusal([&] { view.reset(); });
+  EXPECT_EQ(error.code(), Error::Code::system_call);
+  EXPECT_EQ(error.system_error(), EINVAL);
 }
 
 TEST_F(ViewTest, the_source_is_kept_until_the_view_goes) {
