@@ -15,7 +15,7 @@ import pickle
 import threading
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import ray
 import ray.util.client
@@ -34,7 +34,7 @@ _SMALL = 1 << 20
 """Bytes below which a private copy is not worth a word: small objects never reach shared memory in Ray."""
 
 
-Published = ray.ObjectRef[Image] | Kept
+Published: TypeAlias = "ray.ObjectRef[Image] | Kept"  # which Ray 2.43 could not evaluate
 """Where an image is: in the object of the process that wrapped it, or with the keeper."""
 
 
