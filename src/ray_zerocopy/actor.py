@@ -18,6 +18,7 @@ from ray_zerocopy.models import (
     checked_names,
     is_model,
     paths_of,
+    pipeline_roots,
     take_apart,
 )
 
@@ -60,12 +61,16 @@ def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None) -> Fr
         share = [_attribute(pipeline, name) for name in names]
     models = take_apart(pipeline if share is None else share).models
     paths = paths_of(models, pipeline)
-    roots = {"pipeline": pipeline} | dict(zip(paths, models, strict=True))
-    frozen = freeze_each(roots, external=store.is_ray_reference, share=share)
+    frozen = freeze_each(pipeline_roots(pipeline, paths, models), external=store.is_ray_reference, share=share)
     if not frozen.blocks:
         all_models = models if share is None else take_apart(pipeline).models
         check_holds_model(pipeline, all_models, alternative=", a tensor or a numpy array")
-    return FrozenPipeline(frozen, tuple(paths), f"a pipeline ({type(pipeline).__name__})")
+    return FrozenPipeline(frozen, tuple(paths), description_of(type(pipeline).__name__))
+
+
+def description_of(class_name: str) -> str:
+    """What errors call a pipeline of this class."""
+    return f"a pipeline ({class_name})"
 
 
 def published_pipeline(

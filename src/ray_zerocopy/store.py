@@ -5,7 +5,6 @@ An image is one object of the process that publishes it, or it is handed to the 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -185,9 +184,8 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
     if not _stays_pinned(thawed.view):
         owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
         thawed = thaw_in_view(owned, device, skeleton=skeleton)
+    thawed.prefault()
     if thawed.view is not None:
-        with contextlib.suppress(OSError):  # no thread to be had: then the first call takes its page faults itself
-            thawed.view.prefault()
         mapped = image.skeleton(skeleton).mapped_segments(torch.device("cpu" if device is None else device))
         segments = [image.segments[number] for number in mapped]
         if ray.util.client.ray.is_connected():

@@ -1,0 +1,159 @@
+"""Pipelines in files: saved once, loaded by any process of a machine, in one copy for all of them, without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from ray_zerocopy import _engine
+from ray_zerocopy.devices import Device, present
+from ray_zerocopy.image import Image, files, paths, thaw_in_view
+from ray_zerocopy.image.freezing import freeze_roots
+from ray_zerocopy.image.names import tensor_names
+from ray_zerocopy.models import check_holds_model, check_is_object, paths_of, pipeline_roots, take_apart
+from ray_zerocopy.progress import shown
+from ray_zerocopy.store import is_ray_reference
+
+_CLASS = "ray_zerocopy.pipeline"
+_MODELS = "ray_zerocopy.models"
+
+
+def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False) -> None:
+    """Save a pipeline to a file, from which any number of processes load it and share its weights.
+
+    The file is a safetensors file too: a module's tensors have the names that `state_dict` gives them, after the path
+    of the module in the pipeline (`encoder.layer.0.weight`; a pipeline that is itself a module has no such path).
+    Tensors whose dtype safetensors lacks have no name; they are saved like the others.
+
+    There is never a half-written file at `path`: the file appears there when it is complete, in place of one that
+    exists. Who has loaded that one goes on with it.
+
+    Args:
+        pipeline: any picklable object holding models, tensors or numpy arrays; it is not changed.
+        path: where to save it.
+        progress: whether to show how far it has come: with tqdm where that is installed, else as messages of the
+            logger `ray_zerocopy`.
+
+    Raises:
+        TypeError: something in the pipeline cannot be pickled, or is a reference of Ray's, which means nothing outside
+            of its cluster (the message gives the path to it); it holds neither a model nor a tensor nor a numpy array,
+            or is a class or a path.
+        OSError: the file cannot be written. Then there is none, or the one that there was.
+    """
+    check_is_object(pipeline)
+    models = take_apart(pipeline).models
+    places = paths_of(models, pipeline)
+    frozen = freeze_roots(pipeline_roots(pipeline, places, models), external=is_ray_reference)
+    for reference in frozen.externals:
+        place = paths.find(pipeline, [reference], "pipeline").get(id(reference), "The pipeline")
+        raise TypeError(
+            f"{place} is a reference of Ray's ({type(reference).__name__}), which means nothing outside of its "
+            "cluster. Put what it leads to into the pipeline (ray.get), or save the pipeline without it."
+        )
+    if not frozen.blocks:
+        check_holds_model(pipeline, models, alternative=", a tensor or a numpy array")
+    metadata = {_CLASS: type(pipeline).__name__, _MODELS: json.dumps(places)}
+    with shown(f"Saving {os.fspath(path)}", progress) as told:
+        files.write(frozen, os.fspath(path), tensor_names(models, places), metadata, told)
+
+
+def load(path: str | os.PathLike[str], device: Device | None = None) -> Any:
+    """Load a pipeline from a file that `save` wrote. Ray is neither needed nor started.
+
+    The pipeline's weights are the file's pages in the page cache, which all processes of the machine that load the file
+    share, until they are written to: what is written no other process sees, nor does the file. Each load gives an
+    independent pipeline. The file may be replaced (by `save`, or by renaming another one), or removed, while a pipeline
+    is loaded from it; it must not be changed in place, nor shortened.
+
+    A file can run any code when it is loaded, as a pickle can: load only files of those whose programs you would run.
+
+    Args:
+        path: of the file.
+        device: where the pipeline's tensors go; None: the CPU.
+
+    Returns:
+        The pipeline, models in eval mode.
+
+    Raises:
+        FileNotFoundError, OSError: there is no such file, or it cannot be opened.
+        ValueError: it is not a file that `save` wrote, or is truncated or damaged, which is found as far as the file's
+            structure is concerned (`python -m ray_zerocopy verify` compares the weights as well). Or `device` is not a
+            device.
+        RuntimeError: this process lacks the device.
+        Exception: what is raised when an object of the pipeline is unpickled: `ModuleNotFoundError` where its module
+            is missing, say. A note says which versions of Python and torch the file was written with.
+    """
+    target = present(device)
+    saved = opened(path)
+    with saved.named_in_errors():
+        thawed = thaw_in_view(saved.image, target)
+    thawed.prefault()
+    return thawed.root
+
+
+class Saved(NamedTuple):
+    """A file with a pipeline in it, open."""
+
+    image: Image
+    """Its segments are the file's own pages, and keep the file."""
+    path: str
+    """Absolute."""
+    digest: str
+    models: tuple[str, ...]
+    """Where each outermost model is within the pipeline, as `FrozenPipeline.models`."""
+    class_name: str
+    """The pipeline's class."""
+    producer: str
+    """What wrote the file."""
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Adds to an error that is raised in the body which file it is about, and what wrote that."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"While the file {self.path!r} was loaded, which was written by {self.producer}.")
+            raise
+
+
+def opened(path: str | os.PathLike[str]) -> Saved:
+    """Opens a file that `save` wrote, without unpickling anything.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as `load`.
+    """
+    where = os.path.abspath(os.fspath(path))
+    try:
+        file = _engine.Image.open(where)
+    except ValueError as error:
+        if _is_checkpoint(where):
+            raise ValueError(
+                f"{where!r} is a safetensors file that holds tensors only, no pipeline. Make the module that they "
+                "belong to, and give it its weights: ray_zerocopy.load_checkpoint(module, path)."
+            ) from error
+        raise
+    image = files.read(file)
+    if not image.skeletons:
+        raise ValueError(
+            f"{where!r} is an image file without a Python pipeline: whatever wrote it ({_producer(file)}) saved tensors "
+            "only. Their names and bytes can be read with the safetensors package."
+        )
+    metadata = file.metadata
+    models = tuple(json.loads(metadata.get(_MODELS, "[]")))
+    return Saved(image, where, file.digest, models, metadata.get(_CLASS, "object"), _producer(file))
+
+
+def _producer(file: _engine.Image) -> str:
+    producer: str = json.loads(file.index)["producer"]
+    return producer
+
+
+def _is_checkpoint(path: str) -> bool:
+    try:
+        _engine.Checkpoint.open(path)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""Image files: an image on its way into a file, and a file as an image.
+
+`docs/image_format.md` specifies what is in the file; the engine lays it out, writes it, and checks it when it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from ray_zerocopy import _engine
+from ray_zerocopy.image.freezing import Frozen, package_of
+from ray_zerocopy.image.image import EMPTY, Block, FrozenScripts, Image, Skeleton
+from ray_zerocopy.image.names import constants_of, placed
+
+_THREADS = min(8, os.cpu_count() or 1)
+
+Progress = Callable[[int, int], None]
+"""Is told how many bytes have been written, and how many there are."""
+
+
+def write(
+    frozen: Frozen,
+    path: str,
+    names: Iterable[tuple[str, torch.Tensor]],
+    metadata: Mapping[str, str],
+    progress: Progress | None = None,
+) -> str:
+    """Writes frozen objects to a file, which appears under its name when it is complete.
+
+    Args:
+        frozen: with neither externals nor parts that are not to be shared.
+        path: of the file; one that exists is replaced in one step.
+        names: of tensors that other programs are to find; one that cannot have a name is passed over.
+        metadata: what the file's header is to hold besides.
+        progress: called now and then.
+
+    Returns:
+        The file's digest.
+
+    Raises:
+        OSError: the file cannot be written. Then there is none, or the one that there was.
+    """
+    writer = _engine.ImageWriter()
+    for memory in frozen.blocks.memories():
+        writer.add_block(memory)
+    for name, tensor in names:
+        form = placed(tensor, frozen.blocks, frozen.storages)
+        if form is not None:
+            writer.add_tensor(name, *form)
+    for scripts in frozen.archives.values():
+        modules = [(number, place, list(path)) for number, (place, path) in scripts.modules.items()]
+        records = writer.add_blob(scripts.archive)
+        writer.add_archive(records, scripts.blocks, scripts.sizes, scripts.has_storages, modules)
+    for name, root in zip(frozen.names, frozen.roots, strict=True):
+        skeleton = writer.add_blob(root.pickled)
+        tensor_blocks, host_blocks = sorted(root.met.tensors), sorted(root.met.host)
+        writer.add_root(name, skeleton, root.buffers, frozen.archive(root), tensor_blocks, host_blocks)
+    for program in frozen.programs:
+        constants = {
+            name: tuple(form)
+            for name, tensor in constants_of(program).items()
+            if (form := placed(tensor, frozen.blocks, frozen.storages)) is not None
+        }
+        writer.add_program(writer.add_blob(package_of(program)), constants)
+    for key, value in metadata.items():
+        writer.add_metadata(key, value)
+    return writer.write(path, _THREADS, progress)
+
+
+def image_of(index: str, blob: Callable[[int], Any], segments: Sequence[Any]) -> Image:
+    """The image that a file holds.
+
+    Args:
+        index: the file's, checked.
+        blob: gives the bytes of one of its blobs.
+        segments: of the file, each with the buffer protocol; they are not copied.
+    """
+    content = json.loads(index)
+    return Image(
+        tuple(
+            Skeleton(
+                bytes(blob(root["skeleton"])),
+                tuple(root["buffers"]),
+                root["archive"],
+                tuple(root["tensor_blocks"]),
+                tuple(root["segments"]),
+                tuple(root["host_segments"]),
+            )
+            for root in content["roots"]
+        ),
+        tuple(Block(EMPTY if segment is None else segment, *rest) for segment, *rest in content["blocks"]),
+        tuple(memoryview(segment) for segment in segments),
+        (),
+        tuple(
+            FrozenScripts(
+                bytes(blob(archive["records"])),
+                tuple(archive["blocks"]),
+                tuple(archive["sizes"]),
+                archive["has_storages"],
+                {number: (place, tuple(path)) for number, place, path in archive["modules"]},
+            )
+            for archive in content["archives"]
+        ),
+        tuple(bytes(blob(program["package"])) for program in content["programs"]),
+    )
+
+
+def root_names(index: str) -> list[str]:
+    """What the roots of a file are called, in the order of the image's skeletons."""
+    return [root["name"] for root in json.loads(index)["roots"]]
+
+
+def read(file: _engine.Image) -> Image:
+    """The image in a file; its segments are the file's own pages, read-only, and keep the file.
+
+    Raises:
+        ValueError: a skeleton, an archive or a package is damaged.
+    """
+    segments = [file.segment(number) for number in range(len(json.loads(file.index)["segments"]))]
+    return image_of(file.index, file.blob, segments)
+
+
+def producer() -> str:
+    """What writes the files that are written here."""
+    try:
+        package = version("ray-zerocopy")
+    except PackageNotFoundError:  # the sources alone
+        package = "of an unknown version"
+    python = ".".join(map(str, sys.version_info[:2]))
+    return f"ray_zerocopy {package}, torch {torch.__version__}, Python {python}"
