@@ -1,8 +1,8 @@
 """PyTorch models shared by any number of Ray workers: one copy of the weights a node, loaded in milliseconds.
 
 A worker may write to its weights; nobody else sees it. `TaskWrapper` runs a pipeline's models as Ray tasks,
-`ActorWrapper` loads the pipeline whole in actors; `get_wrapper` finds those that were given names. The other names are
-the older interface to the same.
+`ActorWrapper` loads the pipeline whole in actors; `get_wrapper` finds those that were given names. `save` and `load` do
+without Ray, through a file. The other names are the older interface to the same.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
         prepare_model_for_actors,
         rewrite_pipeline_for_actors,
     )
+    from ray_zerocopy.checkpoints import load_checkpoint
     from ray_zerocopy.compiled import CompiledProgram
     from ray_zerocopy.errors import ModelLostError
+    from ray_zerocopy.files import load, save
     from ray_zerocopy.invoke import call_model, rewrite_pipeline
     from ray_zerocopy.keeper import KeptModel, list_models
     from ray_zerocopy.public import ZeroCopyModel
@@ -38,12 +40,15 @@ __all__ = [
     "extract_tensors",
     "get_wrapper",
     "list_models",
+    "load",
+    "load_checkpoint",
     "load_model_in_actor",
     "load_pipeline_in_actor",
     "prepare_model_for_actors",
     "replace_tensors",
     "rewrite_pipeline",
     "rewrite_pipeline_for_actors",
+    "save",
 ]
 
 _MODULES = {
@@ -53,8 +58,10 @@ _MODULES = {
         "prepare_model_for_actors",
         "rewrite_pipeline_for_actors",
     ),
+    "checkpoints": ("load_checkpoint",),
     "compiled": ("CompiledProgram",),
     "errors": ("ModelLostError",),
+    "files": ("load", "save"),
     "invoke": ("call_model", "rewrite_pipeline"),
     "keeper": ("KeptModel", "list_models"),
     "public": ("ZeroCopyModel",),

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-from ray_zerocopy import _engine
 from ray_zerocopy.devices import Device, present
-from ray_zerocopy.image import Image, files, paths, thaw_in_view
+from ray_zerocopy.image import files, paths
 from ray_zerocopy.image.freezing import freeze_roots
 from ray_zerocopy.image.names import tensor_names
 from ray_zerocopy.models import check_holds_model, check_is_object, paths_of, pipeline_roots, take_apart
 from ray_zerocopy.progress import shown
+from ray_zerocopy.saved import metadata_of, opened
 from ray_zerocopy.store import is_ray_reference
-
-_CLASS = "ray_zerocopy.pipeline"
-_MODELS = "ray_zerocopy.models"
 
 
 def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False) -> None:
@@ -55,9 +49,9 @@ def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False)
         )
     if not frozen.blocks:
         check_holds_model(pipeline, models, alternative=", a tensor or a numpy array")
-    metadata = {_CLASS: type(pipeline).__name__, _MODELS: json.dumps(places)}
+    names, metadata = tensor_names(models, places), metadata_of(pipeline, places)
     with shown(f"Saving {os.fspath(path)}", progress) as told:
-        files.write(frozen, os.fspath(path), tensor_names(models, places), metadata, told)
+        files.write(frozen, os.path.abspath(path), names, metadata, told)
 
 
 def load(path: str | os.PathLike[str], device: Device | None = None) -> Any:
@@ -86,74 +80,4 @@ def load(path: str | os.PathLike[str], device: Device | None = None) -> Any:
         Exception: what is raised when an object of the pipeline is unpickled: `ModuleNotFoundError` where its module
             is missing, say. A note says which versions of Python and torch the file was written with.
     """
-    target = present(device)
-    saved = opened(path)
-    with saved.named_in_errors():
-        thawed = thaw_in_view(saved.image, target)
-    thawed.prefault()
-    return thawed.root
-
-
-class Saved(NamedTuple):
-    """A file with a pipeline in it, open."""
-
-    image: Image
-    """Its segments are the file's own pages, and keep the file."""
-    path: str
-    """Absolute."""
-    digest: str
-    models: tuple[str, ...]
-    """Where each outermost model is within the pipeline, as `FrozenPipeline.models`."""
-    class_name: str
-    """The pipeline's class."""
-    producer: str
-    """What wrote the file."""
-
-    @contextmanager
-    def named_in_errors(self) -> Iterator[None]:
-        """Adds to an error that is raised in the body which file it is about, and what wrote that."""
-        try:
-            yield
-        except Exception as error:
-            error.add_note(f"While the file {self.path!r} was loaded, which was written by {self.producer}.")
-            raise
-
-
-def opened(path: str | os.PathLike[str]) -> Saved:
-    """Opens a file that `save` wrote, without unpickling anything.
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: as `load`.
-    """
-    where = os.path.abspath(os.fspath(path))
-    try:
-        file = _engine.Image.open(where)
-    except ValueError as error:
-        if _is_checkpoint(where):
-            raise ValueError(
-                f"{where!r} is a safetensors file that holds tensors only, no pipeline. Make the module that they "
-                "belong to, and give it its weights: ray_zerocopy.load_checkpoint(module, path)."
-            ) from error
-        raise
-    image = files.read(file)
-    if not image.skeletons:
-        raise ValueError(
-            f"{where!r} is an image file without a Python pipeline: whatever wrote it ({_producer(file)}) saved tensors "
-            "only. Their names and bytes can be read with the safetensors package."
-        )
-    metadata = file.metadata
-    models = tuple(json.loads(metadata.get(_MODELS, "[]")))
-    return Saved(image, where, file.digest, models, metadata.get(_CLASS, "object"), _producer(file))
-
-
-def _producer(file: _engine.Image) -> str:
-    producer: str = json.loads(file.index)["producer"]
-    return producer
-
-
-def _is_checkpoint(path: str) -> bool:
-    try:
-        _engine.Checkpoint.open(path)
-    except (OSError, ValueError):
-        return False
-    return True
+    return opened(path).load(0, present(device)).root

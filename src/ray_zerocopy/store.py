@@ -24,8 +24,11 @@ from ray.exceptions import ObjectLostError
 
 from ray_zerocopy import _engine, keeper, store_connection
 from ray_zerocopy.errors import ModelLostError
+from ray_zerocopy.file_parts import FileParts
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
+from ray_zerocopy.image.files import image_of
 from ray_zerocopy.keeper import Kept, Offer, Publication
+from ray_zerocopy.saved import FileSource
 
 _log = logging.getLogger("ray_zerocopy")
 
@@ -44,6 +47,8 @@ class ModelInImage(NamedTuple):
     skeleton: int
     description: str = "a model"
     """What errors call it."""
+    file: FileSource | None = None
+    """Where it is loaded from on a node that has this file."""
 
     @property
     def key(self) -> Hashable:
@@ -66,7 +71,13 @@ def publish(image: Image) -> ray.ObjectRef[Image]:
 
 
 def publish_by_name(
-    name: keeper.ModelName, kind: str, lifetime: keeper.Lifetime | None, replace: bool, head: bytes, images: list[Image]
+    name: keeper.ModelName,
+    kind: str,
+    lifetime: keeper.Lifetime | None,
+    replace: bool,
+    head: bytes,
+    images: list[Image],
+    source: keeper.Source | None = None,
 ) -> None:
     """Have the keeper own images under a name.
 
@@ -79,6 +90,7 @@ def publish_by_name(
         replace: whether the name may be in use.
         head: what is found beside the images.
         images: in the order in which they will be found.
+        source: the file that holds the one image, if any.
 
     Raises:
         ValueError: the name is in use.
@@ -89,7 +101,7 @@ def publish_by_name(
         digests = [pool.map(_digest, body.segments) for body in bodies]
         transient = ray.put(buffers)  # meanwhile
         offers = tuple(Offer(tuple(found), tuple(body.references)) for body, found in zip(bodies, digests, strict=True))
-    keeper.publish(Publication(name, kind, lifetime, replace, head, offers), transient)
+    keeper.publish(Publication(name, kind, lifetime, replace, head, offers, source), transient)
 
 
 def _digest(segment: pickle.PickleBuffer) -> bytes:
@@ -140,11 +152,13 @@ def fetch(source: Any) -> tuple[Image, int]:
     if isinstance(value, ray.ObjectRef):
         value = _got(value, description)
     if isinstance(value, ModelInImage):
-        value, skeleton, description = value
+        value, skeleton, description, _ = value
     if isinstance(value, Kept):
         (pickled,), *bundles = _got([value.body, *value.bundles], description)
         segments = [bundles[bundle][index] for bundle, index in value.places]
         value = _Unpickler(pickled, segments, value.references).load()
+        if isinstance(value, FileParts):
+            value = image_of(value.index, value.blobs.__getitem__, value.segments)
     elif isinstance(value, ray.ObjectRef):
         value = _got(value, description)
     if not isinstance(value, Image):
@@ -173,6 +187,10 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         MemoryError: the weights could not be shared, and there is no room for a private copy.
         TypeError: as `fetch`.
     """
+    if isinstance(source, ModelInImage) and source.file is not None:
+        saved = source.file.opened()
+        if saved is not None:
+            return saved.load(source.skeleton, device)
     image, skeleton = fetch(source)
     try:
         thawed = thaw_in_view(image, device, skeleton=skeleton)
