@@ -28,6 +28,8 @@ DTYPES = {
     torch.int64: "I64",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.float32: "F32",
