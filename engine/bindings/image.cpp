@@ -24,6 +24,8 @@ namespace {
 
 using ReadOnlyBytes = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>, nb::c_contig>;
 
+nb::handle image_error;  // The class. The module keeps it.
+
 // The code's name where it is an image's fault; none where it is not.
 std::optional<const char*> name_of(Error::Code code) {
   switch (code) {
@@ -101,21 +103,22 @@ bool raise_image_error(const Error& error) {
   if (!code) {
     return false;
   }
-  const nb::object type = nb::module_::import_("ray_zerocopy._engine").attr("ImageError");
-  const nb::object raised = type(error.what());
+  const nb::object raised = image_error(error.what());
   raised.attr("code") = *code;
-  PyErr_SetObject(type.ptr(), raised.ptr());
+  PyErr_SetObject(image_error.ptr(), raised.ptr());
   return true;
 }
 
 void bind_image(nb::module_& module) {
   nb::dict attributes;
   attributes["code"] = "";
-  module.attr("ImageError") = nb::steal(PyErr_NewExceptionWithDoc(
-      "ray_zerocopy._engine.ImageError",
+  const nb::object error = nb::steal(PyErr_NewExceptionWithDoc(
+      (nb::cast<std::string>(module.attr("__name__")) + ".ImageError").c_str(),
       "An image file, or what is to be written to one, is not as docs/image_format.md specifies.\n\n"
       "`code` is the error's name there: not_an_image, damaged, ...",
       PyExc_ValueError, attributes.ptr()));
+  module.attr("ImageError") = error;
+  image_error = error;
 
   nb::class_<Image>(
       module, "Image", nb::is_final(),
