@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "checkpoint.h"
 #include "image.h"
 #include "snapshot.h"
 #include "zerocopy/error.h"
@@ -390,6 +391,7 @@ NB_MODULE(_engine, module) {
              "    TypeError: it is not in the host's memory; or data has no buffer protocol.\n"
              "    BufferError: data is not contiguous.");
   bind_image(module);
+  bind_checkpoint(module);
   bind_snapshot(module);
 }
 

@@ -26,36 +26,6 @@ std::string as_text(std::span<const std::byte> bytes) {
   return text;
 }
 
-[[noreturn]] void refuse_other_file(const std::string& why) {
-  throw Error(Error::Code::not_an_image, "it is no safetensors file: " + why);
-}
-
-std::uint64_t header_length(std::span<const std::byte> file) {
-  if (file.size() < format::kLengthBytes) {
-    throw Error(Error::Code::truncated, "it has " + std::to_string(file.size()) + " bytes, too few for any image");
-  }
-  std::uint64_t length = 0;
-  for (std::size_t byte = format::kLengthBytes; byte-- > 0;) {
-    length = length << 8U | std::to_integer<std::uint64_t>(file[byte]);
-  }
-  if (length > format::kMaxHeader) {
-    refuse_other_file("its header would have " + std::to_string(length) + " bytes");
-  }
-  if (file.size() > format::kLengthBytes && file[format::kLengthBytes] != std::byte{'{'}) {
-    refuse_other_file("its header does not begin with \"{\"");
-  }
-  if (!fields::within(format::kLengthBytes, length, file.size())) {
-    throw Error(Error::Code::truncated,
-                "it has " + std::to_string(file.size()) + " bytes, its header alone " + std::to_string(length));
-  }
-  return length;
-}
-
-const format::Dtype* find_dtype(std::string_view name) {
-  const auto* const found = std::ranges::find(format::kDtypes, name, &format::Dtype::name);
-  return found != format::kDtypes.end() && found->in_header ? found : nullptr;
-}
-
 // The number behind the prefix: decimal digits, without a zero in front of others.
 std::optional<std::uint64_t> number_behind(std::string_view name, std::string_view prefix) {
   if (!name.starts_with(prefix)) {
@@ -73,9 +43,7 @@ std::optional<std::uint64_t> number_behind(std::string_view name, std::string_vi
 }  // namespace
 
 Header::Header(std::span<const std::byte> file) {
-  const std::uint64_t length = header_length(file);
-  // A copy: somebody may write to the file.
-  const std::string text = as_text(file.subspan(format::kLengthBytes, length));
+  const std::string text = entries::header_text(file);
   document_ = std::make_unique<json::Document>(text, Error::Code::malformed_header, "the header");
   const json::Value root = document_->root();
   std::optional<json::Value> metadata;
@@ -89,7 +57,7 @@ Header::Header(std::span<const std::byte> file) {
     throw Error(Error::Code::not_an_image, "it is a safetensors file without metadata");
   }
   read_metadata(*metadata);
-  data_ = format::kLengthBytes + length;
+  data_ = format::kLengthBytes + text.size();
   if (data_ % format::kPage != 0) {
     kReader.refuse("the data begins at byte " + std::to_string(data_) + ", within a page");
   }
@@ -101,7 +69,7 @@ Header::Header(std::span<const std::byte> file) {
     }
   }
   const std::span<const std::byte> data = file.subspan(data_);
-  check_cover(data.size());
+  entries::check_cover(ranges_, data.size());
   read_index(data);
 }
 
@@ -144,28 +112,12 @@ void Header::read_metadata(const json::Value& metadata) {
 }
 
 void Header::read_entry(std::string_view name, const json::Value& value) {
-  static constexpr std::array<std::string_view, 3> kMembers{"dtype", "shape", "data_offsets"};
-  const std::vector<json::Value> members = kReader.record(value, kMembers, "it");
-  const std::string_view dtype = kReader.text(members[0], "its dtype");
-  std::vector<std::uint64_t> shape = kReader.dimensions(members[1], "its shape");
-  json::Elements offsets = kReader.tuple(members[2], 2, "its data_offsets");
-  const std::uint64_t begin = kReader.number(offsets.take(), "its begin");
-  const std::uint64_t end = kReader.number(offsets.take(), "its end");
-  const format::Dtype* const known = find_dtype(dtype);
-  if (known == nullptr) {
-    kReader.refuse("its dtype is \"" + std::string(dtype) + "\"");
-  }
-  if (begin > end) {
-    kReader.refuse("it begins at " + std::to_string(begin) + " and ends at " + std::to_string(end));
-  }
-  const Range range{begin, end - begin};
-  if (const std::uint64_t size = kReader.size(shape, known->item_size); size != range.nbytes) {
-    kReader.refuse("its elements have " + std::to_string(size) + " bytes, and it has " + std::to_string(range.nbytes));
-  }
+  TensorEntry entry = entries::read(name, value);
+  const Range range = entry.range;
   if (!name.starts_with(format::kReserved)) {
-    tensors_.push_back({name, dtype, std::move(shape), range});
+    tensors_.push_back(std::move(entry));
   } else {
-    if (dtype != "U8" || shape.size() != 1) {
+    if (entry.dtype != "U8" || entry.shape.size() != 1) {
       kReader.refuse("it is not of bytes along one dimension");
     }
     add_reserved(name, range);
@@ -183,23 +135,6 @@ void Header::add_reserved(std::string_view name, const Range& range) {
     runs_.push_back(range);
   } else if (!number_behind(name, format::kPadding)) {
     throw Error(Error::Code::reserved_name, "names that begin with \"zerocopy.\" are reserved");
-  }
-}
-
-// All entries together are the data, without a gap or a byte twice.
-void Header::check_cover(std::uint64_t nbytes) {
-  std::ranges::sort(ranges_, {}, [](const Range& range) { return std::tuple(range.offset, range.nbytes); });
-  std::uint64_t end = 0;
-  for (const Range& range : ranges_) {
-    if (range.offset != end) {
-      kReader.refuse("the entry that begins at byte " + std::to_string(range.offset) +
-                     " of the data follows one that " + "ends at byte " + std::to_string(end));
-    }
-    end += range.nbytes;
-  }
-  if (end != nbytes) {
-    throw Error(Error::Code::truncated,
-                "it has " + std::to_string(nbytes) + " bytes of data instead of " + std::to_string(end));
   }
 }
 

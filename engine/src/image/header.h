@@ -12,25 +12,10 @@
 #include <string_view>
 #include <vector>
 
+#include "image/entries.h"
 #include "image/json.h"
 
 namespace zerocopy {
-
-// Some bytes of the data: offsets count from its start.
-struct Range {
-  std::uint64_t offset = 0;
-  std::uint64_t nbytes = 0;
-
-  friend bool operator==(const Range&, const Range&) = default;
-};
-
-// A named tensor's entry.
-struct TensorEntry {
-  std::string_view name;
-  std::string_view dtype;
-  std::vector<std::uint64_t> shape;
-  Range range;
-};
 
 // What a file's header says, checked by itself and against the file's length. The index has been compared with its
 // digest. Immutable.
@@ -58,7 +43,6 @@ class Header {
   void read_metadata(const json::Value& metadata);
   void read_entry(std::string_view name, const json::Value& value);
   void add_reserved(std::string_view name, const Range& range);
-  void check_cover(std::uint64_t nbytes);
   void read_index(std::span<const std::byte> data);
 
   std::unique_ptr<const json::Document> document_;
