@@ -39,12 +39,23 @@ using Bytes = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>, nb::c_contig>;
 void raise(const Error& error) {
   switch (error.code()) {
     case Error::Code::no_such_segment:
+    case Error::Code::no_such_block:
+    case Error::Code::no_such_blob:
       PyErr_SetString(PyExc_IndexError, error.what());
       return;
     case Error::Code::bad_segment:
     case Error::Code::unmapped_segment:
     case Error::Code::out_of_bounds:
     case Error::Code::bad_thread_count:
+    case Error::Code::not_an_image:
+    case Error::Code::unknown_version:
+    case Error::Code::truncated:
+    case Error::Code::malformed_header:
+    case Error::Code::malformed_index:
+    case Error::Code::damaged:
+    case Error::Code::too_large:
+    case Error::Code::reserved_name:
+    case Error::Code::duplicate_name:
       PyErr_SetString(PyExc_ValueError, error.what());
       return;
     case Error::Code::not_shared:

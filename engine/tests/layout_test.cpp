@@ -13,11 +13,13 @@
 #include <utility>
 #include <vector>
 
+#include "image/format.h"
+
 namespace zerocopy {
 namespace {
 
 using Source = Layout::Source;
-constexpr std::uint64_t kPage = Layout::page;
+using format::kPage;
 
 class Layouts : public ::testing::Test {
  protected:
@@ -117,7 +119,7 @@ TEST_F(Layouts, any_blocks_keep_their_bytes_apart_unless_they_overlap) {
       std::uint64_t end = 0;
       for (const Layout::Run& run : segment.runs) {
         EXPECT_GE(run.offset, end);
-        EXPECT_EQ(run.offset % (run.bytes.size() > Layout::largest_packed ? kPage : Layout::alignment), 0U);
+        EXPECT_EQ(run.offset % (run.bytes.size() > format::kLargeRun ? kPage : format::kAlignment), 0U);
         end = run.offset + run.bytes.size();
       }
       EXPECT_EQ(segment.nbytes, aligned(end, kPage));

@@ -8,6 +8,8 @@
 #include <tuple>
 #include <utility>
 
+#include "image/format.h"
+
 namespace zerocopy {
 namespace {
 
@@ -77,11 +79,11 @@ Layout::Layout(std::span<const Source> blocks) : places_(blocks.size()) {
     for (std::size_t nth = 0; nth < runs.size(); ++nth) {
       const Overlapping& run = runs[nth];
       const std::span bytes(run.first, run.end);
-      if ((bytes.size() <= largest_packed) != packed) {
+      if ((bytes.size() <= format::kLargeRun) != packed) {
         continue;
       }
       Segment& segment = segments_[segments[nth]];
-      const std::uint64_t offset = aligned(segment.nbytes, packed ? alignment : page);
+      const std::uint64_t offset = aligned(segment.nbytes, packed ? format::kAlignment : format::kPage);
       segment.runs.push_back({offset, bytes, run.blocks.front()});
       segment.nbytes = offset + bytes.size();
       for (const std::uint32_t number : run.blocks) {
@@ -90,7 +92,7 @@ Layout::Layout(std::span<const Source> blocks) : places_(blocks.size()) {
     }
   }
   for (Segment& segment : segments_) {
-    segment.nbytes = aligned(segment.nbytes, page);
+    segment.nbytes = aligned(segment.nbytes, format::kPage);
   }
 }
 

@@ -21,10 +21,6 @@ namespace zerocopy {
 // A value type, immutable; it borrows the bytes of the blocks, and looks at none of them.
 class Layout {
  public:
-  static constexpr std::uint64_t page = 4096;  // Of the format, whatever the size of the machine's pages.
-  static constexpr std::uint64_t alignment = 64;
-  static constexpr std::uint64_t largest_packed = 65'536;
-
   struct Source {
     std::span<const std::byte> bytes;
     std::vector<std::uint32_t> roots;  // The numbers of the roots that use the block: ascending, each once.
