@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "image.h"
 #include "snapshot.h"
 #include "zerocopy/error.h"
 #include "zerocopy/placement.h"
@@ -34,9 +35,12 @@ namespace {
 
 using Bytes = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>, nb::c_contig>;
 
-// Bad arguments are a ValueError (an index: IndexError); what the operating system refused is an OSError with its
-// errno.
+// Bad arguments are a ValueError (an index: IndexError), as is an image that is bad (ImageError); what the operating
+// system refused is an OSError with its errno.
 void raise(const Error& error) {
+  if (raise_image_error(error)) {
+    return;
+  }
   switch (error.code()) {
     case Error::Code::no_such_segment:
     case Error::Code::no_such_block:
@@ -47,22 +51,9 @@ void raise(const Error& error) {
     case Error::Code::unmapped_segment:
     case Error::Code::out_of_bounds:
     case Error::Code::bad_thread_count:
-    case Error::Code::not_an_image:
-    case Error::Code::unknown_version:
-    case Error::Code::truncated:
-    case Error::Code::malformed_header:
-    case Error::Code::malformed_index:
-    case Error::Code::damaged:
-    case Error::Code::too_large:
-    case Error::Code::reserved_name:
-    case Error::Code::duplicate_name:
       PyErr_SetString(PyExc_ValueError, error.what());
       return;
-    case Error::Code::not_shared:
-    case Error::Code::malformed_maps:
-    case Error::Code::not_held_open:
-    case Error::Code::not_mappable:
-    case Error::Code::system_call:
+    default:
       break;
   }
   PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.system_error(), error.what()).ptr());
@@ -398,6 +389,7 @@ NB_MODULE(_engine, module) {
              "    ValueError: the tensor is of another size, or is not contiguous.\n"
              "    TypeError: it is not in the host's memory; or data has no buffer protocol.\n"
              "    BufferError: data is not contiguous.");
+  bind_image(module);
   bind_snapshot(module);
 }
 

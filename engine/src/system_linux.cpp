@@ -214,6 +214,10 @@ class LinuxSystem final : public System {
                          static_cast<off_t>(offset)));
   }
 
+  Result<std::byte*> map_shared(int descriptor, std::size_t length) override {
+    return mapped(::mmap(nullptr, length, PROT_READ, MAP_SHARED, descriptor, 0));
+  }
+
   int unmap(std::span<std::byte> range) override { return error_of(::munmap(range.data(), range.size())); }
 
   int populate(std::span<const std::byte> range) override {

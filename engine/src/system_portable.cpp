@@ -16,6 +16,7 @@ class PortableSystem final : public System {
                                  std::byte* /*address*/) override {
     return {nullptr, ENOTSUP};
   }
+  Result<std::byte*> map_shared(int /*descriptor*/, std::size_t /*length*/) override { return {nullptr, ENOTSUP}; }
   int unmap(std::span<std::byte> /*range*/) override { return ENOTSUP; }
   int populate(std::span<const std::byte> /*range*/) override { return ENOTSUP; }
   void touch(std::span<const std::byte> /*range*/) override {}

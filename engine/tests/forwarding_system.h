@@ -21,6 +21,9 @@ class ForwardingSystem : public System {
                                  std::byte* address) override {
     return real().map_private(descriptor, offset, length, address);
   }
+  Result<std::byte*> map_shared(int descriptor, std::size_t length) override {
+    return real().map_shared(descriptor, length);
+  }
   int unmap(std::span<std::byte> range) override { return real().unmap(range); }
   int populate(std::span<const std::byte> range) override { return real().populate(range); }
   void touch(std::span<const std::byte> range) override { real().touch(range); }

@@ -120,7 +120,7 @@ class Image {
   static Image open(const std::string& path, System& system = System::real());
 
   // The same for a file that is open already.
-  static Image open(std::shared_ptr<const SharedFile> file);
+  static Image open(const std::shared_ptr<const SharedFile>& file);
 
   [[nodiscard]] const std::shared_ptr<const SharedFile>& file() const noexcept;
 
@@ -166,8 +166,7 @@ class Image {
   [[nodiscard]] View view(std::span<const std::uint32_t> segments) const;
 
   // Reads all segments and blobs with up to `threads` threads and compares them with their digests. Returns what is
-  // damaged, segments first; nothing when the file is sound. Throws Error: bad_thread_count; system_call when not one
-  // thread can be started.
+  // damaged, segments first; nothing when the file is sound. Throws Error::Code::bad_thread_count, as Prefault does.
   [[nodiscard]] std::vector<Damage> verify(unsigned threads = 1) const;
 
  private:

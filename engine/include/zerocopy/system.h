@@ -75,6 +75,9 @@ class System {
   virtual Result<std::byte*> map_private(int descriptor, std::uint64_t offset, std::size_t length,
                                          std::byte* address) = 0;
 
+  // Shared, readable mapping of a file open for reading, from its first byte on.
+  virtual Result<std::byte*> map_shared(int descriptor, std::size_t length) = 0;
+
   virtual int unmap(std::span<std::byte> range) = 0;
 
   // Puts all pages of a range into this process's page table as if each was read (MADV_POPULATE_READ, Linux 5.14; for

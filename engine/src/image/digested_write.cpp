@@ -7,7 +7,7 @@
 #include <thread>
 #include <utility>
 
-#include "image/digester.h"
+#include "image/digest.h"
 #include "image/new_file.h"
 #include "zerocopy/system.h"
 

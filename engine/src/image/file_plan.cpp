@@ -86,7 +86,7 @@ FilePlan::Places FilePlan::readable_tensors(std::span<const Tensor> tensors) con
 
 void FilePlan::add(std::string_view name, const Tensor* tensor, std::span<const std::byte> bytes,
                    std::optional<std::uint32_t> part) {
-  entries_.push_back({name, tensor, end_, bytes.size()});
+  entries_.push_back({name, tensor, {end_, bytes.size()}});
   if (!bytes.empty()) {
     pieces_.push_back({bytes, part});
   }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "image/digested_write.h"
+#include "image/header.h"
 #include "image/layout.h"
 #include "zerocopy/image.h"
 
@@ -21,14 +22,7 @@ namespace zerocopy {
 struct Entry {
   std::string_view name;           // Without the number that follows. Not used for a tensor.
   const Tensor* tensor = nullptr;  // The one that the entry is of.
-  std::uint64_t offset = 0;        // From the start of the data.
-  std::uint64_t nbytes = 0;
-};
-
-// A segment or a blob.
-struct Part {
-  std::uint64_t offset = 0;  // From the start of the data.
-  std::uint64_t nbytes = 0;
+  Range range;
 };
 
 // The data of an image file up to its index: segments, blobs, and what is between them. It borrows all that it is made
@@ -42,7 +36,7 @@ class FilePlan {
   [[nodiscard]] const Layout& layout() const noexcept { return layout_; }
 
   // The segments, then the blobs.
-  [[nodiscard]] std::span<const Part> parts() const noexcept { return parts_; }
+  [[nodiscard]] std::span<const Range> parts() const noexcept { return parts_; }
 
   // In the order of the data, without gaps.
   [[nodiscard]] std::span<const Entry> entries() const noexcept { return entries_; }
@@ -62,7 +56,7 @@ class FilePlan {
   void pad_to(std::uint64_t offset, std::optional<std::uint32_t> part);
 
   Layout layout_;
-  std::vector<Part> parts_;
+  std::vector<Range> parts_;
   std::vector<Entry> entries_;
   std::vector<Piece> pieces_;
   std::uint64_t end_ = 0;

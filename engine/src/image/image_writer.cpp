@@ -6,8 +6,8 @@
 #include <optional>
 #include <utility>
 
+#include "image/digest.h"
 #include "image/digested_write.h"
-#include "image/digester.h"
 #include "image/file_plan.h"
 #include "image/format.h"
 #include "image/layout.h"
@@ -119,7 +119,7 @@ void set_digests(Json& index, const FilePlan& plan, std::span<const std::string>
   Json segments = Json::array();
   Json blobs = Json::array();
   for (std::size_t number = 0; number < digests.size(); ++number) {
-    const Part& part = plan.parts()[number];
+    const Range& part = plan.parts()[number];
     Json& list = number < plan.layout().segments().size() ? segments : blobs;
     list.push_back(Json::array({part.offset, part.nbytes, digests[number]}));
   }
@@ -128,26 +128,25 @@ void set_digests(Json& index, const FilePlan& plan, std::span<const std::string>
 }
 
 // As long as any other.
-std::string no_digest() { return Digester().take(); }
+std::string no_digest() { return digest_of({}); }
 
 // The file up to its data.
 std::string header(const FilePlan& plan, std::uint64_t index_nbytes, const Json& metadata) {
   Json entries = Json::object();
   entries[format::kMetadata] = metadata;
   std::map<std::string_view, std::uint64_t> count;
-  const auto add = [&](const std::string& name, const Json& dtype, const Json& shape, std::uint64_t offset,
-                       std::uint64_t nbytes) {
-    entries[name] = {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {offset, offset + nbytes}}};
+  const auto add = [&](const std::string& name, const Json& dtype, const Json& shape, const Range& range) {
+    entries[name] = {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {range.offset, range.offset + range.nbytes}}};
   };
   for (const Entry& entry : plan.entries()) {
     if (entry.tensor != nullptr) {
-      add(entry.tensor->name, entry.tensor->dtype, entry.tensor->shape, entry.offset, entry.nbytes);
+      add(entry.tensor->name, entry.tensor->dtype, entry.tensor->shape, entry.range);
     } else {
-      add(std::string(entry.name) + std::to_string(count[entry.name]++), "U8", Json::array({entry.nbytes}),
-          entry.offset, entry.nbytes);
+      add(std::string(entry.name) + std::to_string(count[entry.name]++), "U8", Json::array({entry.range.nbytes}),
+          entry.range);
     }
   }
-  add(std::string(format::kIndex), "U8", Json::array({index_nbytes}), plan.end(), index_nbytes);
+  add(std::string(format::kIndex), "U8", Json::array({index_nbytes}), {plan.end(), index_nbytes});
   std::string text = entries.dump();
   const std::uint64_t length = aligned(format::kLengthBytes + text.size(), format::kPage) - format::kLengthBytes;
   check_limit(length, format::kMaxHeader, "the bytes of the header");
@@ -231,7 +230,11 @@ std::uint32_t ImageWriter::add_archive(Archive archive) {
                                              std::to_string(blocks_[block].size()));
     }
   }
+  std::set<std::uint64_t> modules;
   for (const ScriptModule& module : archive.modules) {
+    if (!modules.insert(module.number).second) {
+      refuse(Error::Code::malformed_index, whose + " has the module " + std::to_string(module.number) + " twice");
+    }
     check_limit(std::max(module.number, module.place), format::kMaxNumber, "a number in " + whose);
     for (const std::string& name : module.submodules) {
       check_text(name, "the name of a submodule");
@@ -323,9 +326,7 @@ std::string ImageWriter::write(const std::string& path, const WriteOptions& opti
       index, plan,
       write_digested(file, data, plan.pieces(), static_cast<std::uint32_t>(plan.parts().size()), options, *system_));
   const std::string index_text = index.dump();
-  Digester digester;
-  digester.add(std::as_bytes(std::span(index_text)));
-  std::string digest = digester.take();
+  std::string digest = digest_of(std::as_bytes(std::span(index_text)));
   metadata[format::kDigestKey] = digest;
   write_text(file, index_text, data + plan.end());
   write_text(file, header(plan, index_nbytes, metadata), 0);
