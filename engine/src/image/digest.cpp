@@ -10,11 +10,9 @@ namespace {
 
 constexpr std::string_view kDigits = "0123456789abcdef";
 
-}  // namespace
-
-std::string digest_of(std::span<const std::byte> bytes) {
+std::string as_text(const XXH128_hash_t& hash) {
   XXH128_canonical_t canonical;  // NOLINT(cppcoreguidelines-pro-type-member-init): filled in the next line.
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
+  XXH128_canonicalFromHash(&canonical, hash);
   std::string text;
   text.reserve(2 * sizeof canonical.digest);
   for (const unsigned char byte : canonical.digest) {
@@ -22,6 +20,28 @@ std::string digest_of(std::span<const std::byte> bytes) {
     text += kDigits[byte & 0xFU];
   }
   return text;
+}
+
+}  // namespace
+
+std::string digest_of(std::span<const std::byte> bytes) { return as_text(XXH3_128bits(bytes.data(), bytes.size())); }
+
+struct Digester::State {
+  XXH3_state_t value{};
+};
+
+Digester::Digester() : state_(std::make_unique<State>()) { XXH3_128bits_reset(&state_->value); }
+
+Digester::~Digester() = default;
+
+void Digester::add(std::span<const std::byte> bytes) noexcept {
+  XXH3_128bits_update(&state_->value, bytes.data(), bytes.size());
+}
+
+std::string Digester::take() {
+  const XXH128_hash_t hash = XXH3_128bits_digest(&state_->value);
+  XXH3_128bits_reset(&state_->value);
+  return as_text(hash);
 }
 
 bool is_digest(std::string_view text) noexcept {

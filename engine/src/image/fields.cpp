@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <utility>
 
 #include "image/format.h"
 
@@ -25,8 +24,8 @@ void Reader::refuse(const std::string& problem) const { throw Error(malformed_, 
 
 void Reader::expect(const json::Value& value, json::Kind kind, std::string_view what) const {
   if (!value.is(kind)) {
-    refuse(std::string(what) + " is " + std::string(kKinds.at(std::to_underlying(value.kind()))) + " instead of " +
-           std::string(kKinds.at(std::to_underlying(kind))));
+    refuse(std::string(what) + " is " + std::string(kKinds.at(static_cast<std::size_t>(value.kind()))) +
+           " instead of " + std::string(kKinds.at(static_cast<std::size_t>(kind))));
   }
 }
 

@@ -1,6 +1,7 @@
 // The constants of the image format, version 1, as docs/image_format.md has them: what writer and reader must agree on.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string_view>
@@ -50,5 +51,11 @@ inline constexpr std::array kDtypes{
     Dtype{"I32", 4, true},     Dtype{"U32", 4, true},     Dtype{"F32", 4, true},         Dtype{"C64", 8, true},
     Dtype{"F64", 8, true},     Dtype{"I64", 8, true},     Dtype{"U64", 8, true},         Dtype{"C128", 16, false},
 };
+
+// Null for any other name.
+inline const Dtype* find_dtype(std::string_view name) {
+  const auto* const found = std::ranges::find(kDtypes, name, &Dtype::name);
+  return found == kDtypes.end() ? nullptr : found;
+}
 
 }  // namespace zerocopy::format
