@@ -117,16 +117,14 @@ output(large(4))
 ray_zerocopy.load({path!r})
 start = private_bytes()
 model = ray_zerocopy.load({path!r})
-result = output(model)
-(result, private_bytes() - start, "ray" in sys.modules and sys.modules["ray"].is_initialized())
+output(model), "ray" in sys.modules and sys.modules["ray"].is_initialized()
 """
     with processes(3) as (first, second, third):
         expected = output(model)
         for process in (first, second, third):
-            result, private, has_ray = process.do(load_it)
-            assert result == expected
-            assert private < 0.1 * 80 * MB
-            assert not has_ray
+            assert process.do(load_it) == (expected, False)
+        for process in (first, second, third):  # a page is private to the only process that has it
+            assert process.do("private_bytes() - start") < 0.05 * 80 * MB
         first.do("with torch.no_grad(): [p.add_(1) for p in model.parameters()]\n0")
         assert first.do("output(model)") != expected
         assert second.do("output(model)") == expected

@@ -81,8 +81,8 @@ def opened(path: str | os.PathLike[str]) -> Saved:
     where = os.path.abspath(os.fspath(path))
     try:
         file = _engine.Image.open(where)
-    except ValueError as error:
-        if _is_checkpoint(where):
+    except _engine.ImageError as error:
+        if error.code == "not_an_image" and _is_checkpoint(where):
             raise ValueError(
                 f"{where!r} is a safetensors file that holds tensors only, no pipeline. Make the module that they "
                 "belong to, and give it its weights: ray_zerocopy.load_checkpoint(module, path)."

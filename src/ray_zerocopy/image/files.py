@@ -19,7 +19,8 @@ from ray_zerocopy.image.freezing import Frozen, package_of
 from ray_zerocopy.image.image import EMPTY, Block, FrozenScripts, Image, Skeleton
 from ray_zerocopy.image.names import constants_of, placed
 
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(2, os.cpu_count() or 1)
+"""More write no faster: the kernel lets one thread at a time write to a file."""
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes have been written, and how many there are."""
@@ -47,7 +48,7 @@ def write(
     Raises:
         OSError: the file cannot be written. Then there is none, or the one that there was.
     """
-    writer = _engine.ImageWriter()
+    writer = _engine.ImageWriter(producer())
     for memory in frozen.blocks.memories():
         writer.add_block(memory)
     for name, tensor in names:
