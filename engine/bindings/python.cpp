@@ -21,6 +21,7 @@
 
 #include "buffer.h"
 #include "image.h"
+#include "image_writer.h"
 #include "snapshot.h"
 #include "zerocopy/error.h"
 #include "zerocopy/placement.h"
@@ -390,6 +391,7 @@ NB_MODULE(_engine, module) {
              "    TypeError: it is not in the host's memory; or data has no buffer protocol.\n"
              "    BufferError: data is not contiguous.");
   bind_image(module);
+  bind_image_writer(module);
   bind_snapshot(module);
 }
 
