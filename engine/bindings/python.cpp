@@ -22,6 +22,7 @@
 #include "buffer.h"
 #include "checkpoint.h"
 #include "image.h"
+#include "image_writer.h"
 #include "snapshot.h"
 #include "zerocopy/error.h"
 #include "zerocopy/placement.h"
@@ -392,6 +393,7 @@ NB_MODULE(_engine, module) {
              "    BufferError: data is not contiguous.");
   bind_image(module);
   bind_checkpoint(module);
+  bind_image_writer(module);
   bind_snapshot(module);
 }
 

@@ -8,8 +8,10 @@
 
 #include "image/digest.h"
 #include "image/digested_write.h"
+#include "image/fields.h"
 #include "image/file_plan.h"
 #include "image/format.h"
+#include "image/json.h"
 #include "image/layout.h"
 #include "image/new_file.h"
 #include "zerocopy/error.h"
@@ -150,6 +152,7 @@ std::string header(const FilePlan& plan, std::uint64_t index_nbytes, const Json&
   std::string text = entries.dump();
   const std::uint64_t length = aligned(format::kLengthBytes + text.size(), format::kPage) - format::kLengthBytes;
   check_limit(length, format::kMaxHeader, "the bytes of the header");
+  const json::Document readable(text, Error::Code::malformed_header, "the header");  // Not with too many values.
   text.resize(static_cast<std::size_t>(length), ' ');
   std::string prefix;
   for (std::uint64_t rest = length; prefix.size() < format::kLengthBytes; rest >>= 8U) {
@@ -313,13 +316,14 @@ std::string ImageWriter::write(const std::string& path, const WriteOptions& opti
   }
   // The header says how long the index is, and comes before the bytes whose digests are in the index.
   set_digests(index, plan, std::vector<std::string>(plan.parts().size(), no_digest()));
-  const std::size_t index_nbytes = index.dump().size();
-  check_limit(index_nbytes, format::kMaxIndex, "the bytes of the index");
+  const std::string draft = index.dump();
+  check_limit(draft.size(), format::kMaxIndex, "the bytes of the index");
+  const json::Document readable(draft, Error::Code::malformed_index, "the index");  // Not with too many values.
   Json metadata(metadata_);
   metadata[format::kFormatKey] = format::kFormat;
   metadata[format::kVersionKey] = format::kVersion;
   metadata[format::kDigestKey] = no_digest();
-  const std::uint64_t data = header(plan, index_nbytes, metadata).size();
+  const std::uint64_t data = header(plan, draft.size(), metadata).size();
 
   NewFile file(path, *system_);
   set_digests(
@@ -329,7 +333,7 @@ std::string ImageWriter::write(const std::string& path, const WriteOptions& opti
   std::string digest = digest_of(std::as_bytes(std::span(index_text)));
   metadata[format::kDigestKey] = digest;
   write_text(file, index_text, data + plan.end());
-  write_text(file, header(plan, index_nbytes, metadata), 0);
+  write_text(file, header(plan, draft.size(), metadata), 0);
   file.commit();
   return digest;
 }
@@ -364,11 +368,14 @@ void ImageWriter::check_tensor(const Tensor& tensor) const {
   const auto item_size = static_cast<std::int64_t>(dtype->item_size);
   std::vector<std::int64_t> shape;
   std::vector<std::int64_t> steps;  // Bytes.
+  std::uint64_t size = dtype->item_size;
   for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) {
     check_limit(std::max(tensor.shape[axis], tensor.strides[axis]), format::kMaxNumber, "a length in " + whose);
     shape.push_back(static_cast<std::int64_t>(tensor.shape[axis]));
     steps.push_back(static_cast<std::int64_t>(tensor.strides[axis]) * item_size);
+    size = fields::product(size, std::max<std::uint64_t>(tensor.shape[axis], 1));
   }
+  check_limit(size, format::kMaxNumber, "the bytes of " + whose);
   const std::uint64_t nbytes = blocks_[tensor.block].size();
   if (tensor.offset > nbytes) {
     refuse(Error::Code::out_of_bounds,
