@@ -23,15 +23,15 @@ class Head(nn.Module):
         self.embedding = nn.Embedding(50, 8)
         self.decoder = nn.Linear(8, 50, bias=False)
         self.decoder.weight = self.embedding.weight
-        self.half = nn.Parameter(torch.randn(6, 4).bfloat16())
-        self.register_buffer("view", self.half.data[2:4])
+        self.small = nn.Parameter(torch.randn(6, 4).bfloat16())
+        self.register_buffer("view", self.small.data[2:4])
         self.register_buffer("scratch", torch.arange(5), persistent=False)
         self.register_buffer("mask", torch.tensor([True, False]))
         self.empty = nn.Parameter(torch.empty(0, 3))
         self.transposed = nn.Parameter(torch.randn(3, 5).t())
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.embedding(ids)) + self.half.sum() + self.view.sum() + self.scratch.sum()
+        return self.decoder(self.embedding(ids)) + self.small.sum() + self.view.sum() + self.scratch.sum()
 
 
 class Mixed:

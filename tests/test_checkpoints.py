@@ -153,6 +153,7 @@ torch.set_num_threads(1)
 output(large(4))
 with torch.device("meta"):
     model = large(100)
+ray_zerocopy.load_checkpoint
 start = private_bytes()
 ray_zerocopy.load_checkpoint(model, {str(tmp_path)!r})
 output(model)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
 import silero_vad
@@ -42,7 +41,7 @@ def test_a_pipeline_of_all_sorts_is_what_it_was_and_shares_what_it_shared(tmp_pa
     assert loaded(IDS) == pipeline(IDS)
     head = loaded.head
     assert head.decoder.weight is head.embedding.weight
-    assert head.view.data_ptr() == head.half.data_ptr() + 2 * 4 * 2
+    assert head.view.data_ptr() == head.small.data_ptr() + 2 * 4 * 2
     assert not head.training
     assert pipeline.head.training
     assert head.transposed.stride() == pipeline.head.transposed.stride()
@@ -65,7 +64,7 @@ def test_a_file_is_read_by_safetensors_with_the_names_of_state_dict(tmp_path: Pa
     described = _index(path)["tensors"]
     assert described.keys() == expected.keys()
     assert described["head.embedding.weight"] == described["head.decoder.weight"]
-    assert described["head.half"][3] == described["head.view"][3] or described["head.view"][4] >= 0
+    assert described["head.small"][3] == described["head.view"][3] or described["head.view"][4] >= 0
     own = saved(pipeline.head, tmp_path)
     assert _index(own)["tensors"].keys() == pipeline.head.state_dict().keys()
 
@@ -290,10 +289,9 @@ except OSError as error:
     assert ended.stdout == "28 ['model.safetensors'] True\n", ended.stderr
 
 
-def test_a_loaded_pipeline_can_be_pickled_and_saved_again(tmp_path: Path) -> None:
+def test_a_loaded_pipeline_can_be_copied_and_saved_again_into_the_same_file(tmp_path: Path) -> None:
     path = saved(Mixed(), tmp_path)
     loaded = load(path)
-    again = str(tmp_path / "again.safetensors")
-    save(loaded, again)
-    assert load(again)(IDS) == pickle.loads(pickle.dumps(loaded))(IDS) == Mixed()(IDS)
-    assert _index(again)["segments"] == _index(path)["segments"] or np.isfinite(loaded.table).all()
+    save(loaded, path)
+    assert load(path)(IDS) == copy.deepcopy(loaded)(IDS) == Mixed()(IDS)
+    assert bits(load(path).head.small) == bits(loaded.head.small)
