@@ -69,7 +69,7 @@ class Process:
     """A Python of its own, without Ray, that runs statements and answers with the `repr` of an expression."""
 
     def __init__(self) -> None:
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._python = subprocess.Popen(
             [sys.executable, "-c", _SERVER],
             stdin=subprocess.PIPE,

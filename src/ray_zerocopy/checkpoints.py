@@ -122,7 +122,7 @@ def _tensors(path: Path, wanted: frozenset[str] | None) -> Iterator[tuple[str, t
         wanted: the names of the tensors; None: all.
     """
     checkpoint = _engine.Checkpoint.open(str(path))
-    view = _engine.View([checkpoint.data()])
+    view = _engine.View([checkpoint.data().data])
     with contextlib.suppress(OSError):  # no thread to be had: then the first use takes its page faults itself
         view.prefault()
     found = set()

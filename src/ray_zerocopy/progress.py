@@ -24,7 +24,7 @@ def shown(title: str, wanted: bool) -> Iterator[Callable[[int, int], None] | Non
         yield None
         return
     try:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError:
         yield _messages(title)
         return

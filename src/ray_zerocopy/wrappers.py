@@ -108,7 +108,7 @@ class TaskWrapper(Generic[P]):
 
     @_OfTheClass
     def from_file(
-        cls: Any,
+        cls: Any,  # noqa: N805
         path: str | os.PathLike[str],
         method_names: Sequence[str] | None = None,
         *,

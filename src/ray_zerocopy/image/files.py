@@ -1,6 +1,7 @@
 """Image files: an image on its way into a file, and a file as an image.
 
-`docs/image_format.md` specifies what is in the file; the engine lays it out, writes it, and checks it when it is opened.
+`docs/image_format.md` specifies what is in the file. The engine lays it out, writes it, and checks it when it is
+opened.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def write(
     """
     writer = _engine.ImageWriter(producer())
     for memory in frozen.blocks.memories():
-        writer.add_block(memory)
+        writer.add_block(memory.data)
     for name, tensor in names:
         form = placed(tensor, frozen.blocks, frozen.storages)
         if form is not None:
@@ -65,7 +66,7 @@ def write(
         writer.add_root(name, skeleton, root.buffers, frozen.archive(root), tensor_blocks, host_blocks)
     for program in frozen.programs:
         constants = {
-            name: tuple(form)
+            name: form
             for name, tensor in constants_of(program).items()
             if (form := placed(tensor, frozen.blocks, frozen.storages)) is not None
         }
