@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import ray
 import torch
 from keeper_actor import failure, keeper, run_program
-from memory import bits, file_behind_weights, own_bytes
+from memory import bits, file_behind_weights
 from object_store import store_in_use, store_is_empty, until
 from pipelines import Classifier, TwoModels, Worker
 from ray import cloudpickle
@@ -110,8 +111,7 @@ def test_neither_wrapper_makes_a_private_copy_in_the_driver(path: str) -> None:
     TaskWrapper.from_file(path).free()
     for cls in (ActorWrapper, TaskWrapper):
         gc.collect()
-        before = own_bytes()
-        peak = Peak()
+        before, peak = anonymous_bytes(), Peak()
         wrapper = cls.from_file(path)
         assert peak.stop() - before < 0.05 * 100 * MB
         assert until(lambda: 100 * MB <= store_in_use() < 105 * MB)
@@ -132,22 +132,22 @@ def test_a_checkpoint_goes_to_the_store_without_a_private_copy(tmp_path: Path) -
         empty = large(100)
     ActorWrapper(classifier())
     gc.collect()
-    before = own_bytes()
-    peak = Peak()
+    before, peak = anonymous_bytes(), Peak()
     wrapper = ActorWrapper(load_checkpoint(empty, tmp_path))
     assert peak.stop() - before < 0.05 * 100 * MB
     assert output(wrapper.load()) == expected
 
 
-class Peak:
-    """The most private memory that this process has from now on, seen often, by a thread.
+def anonymous_bytes() -> int:
+    """Bytes of this process's memory that are no file's: unlike `private_bytes`, without a file's clean pages."""
+    with open("/proc/self/smaps_rollup") as rollup:
+        return next(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Anonymous:"))
 
-    Clean pages of a file are not counted, whoever else has them mapped: they are the page cache's.
-    """
+
+class Peak:
+    """The most `anonymous_bytes` from now on, seen often, by a thread."""
 
     def __init__(self) -> None:
-        import threading
-
         self._ended = threading.Event()
         self._peak = 0
         self._thread = threading.Thread(target=self._watch)
@@ -155,9 +155,7 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._ended.is_set():
-            with open("/proc/self/smaps_rollup") as rollup:
-                anonymous = next(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Anonymous:"))
-            self._peak = max(self._peak, anonymous)
+            self._peak = max(self._peak, anonymous_bytes())
             self._ended.wait(0.002)
 
     def stop(self) -> int:

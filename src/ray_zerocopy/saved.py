@@ -91,8 +91,8 @@ def opened(path: str | os.PathLike[str]) -> Saved:
     image = files.read(file)
     if not image.skeletons:
         raise ValueError(
-            f"{where!r} is an image file without a Python pipeline: what wrote it ({_producer(file)}) saved tensors only. "
-            "They can be read with the safetensors package."
+            f"{where!r} is an image file without a Python pipeline: what wrote it ({_producer(file)}) saved tensors "
+            "only. They can be read with the safetensors package."
         )
     metadata = file.metadata
     models = tuple(json.loads(metadata.get(_MODELS, "[]")))
