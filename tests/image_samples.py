@@ -197,10 +197,10 @@ BAD: dict[str, tuple[str, Spoil]] = {
     "cut in its data": ("truncated", last("file", lambda file: file[:-1])),
     "longer than it says": ("truncated", last("file", lambda file: file + b"\0")),
     "a header of 2^63 bytes": ("not_an_image", last("file", lambda file: struct.pack("<Q", 2**63) + file[8:])),
-    "a zip": ("not_an_image", last("file", lambda file: b"PK\3\4" + file[4:])),
+    "a zip": ("not_an_image", last("file", lambda file: b"PK\3\4\0\0\x08\x08" + file[8:])),
     "a header that begins with a space": ("not_an_image", swap("header_text", "{", " {")),
     # The header's text
-    "a header with a byte behind its object": ("malformed_header", swap("header_text", "}}}", "}}}]")),
+    "a header with a byte behind its object": ("malformed_header", last("header_text", lambda text: text + "]")),
     "a header that is cut": ("malformed_header", last("header_text", lambda text: text[:-1])),
     "a header with a byte of zero": ("malformed_header", last("header_text", lambda text: text + "\0")),
     "a header that is not UTF-8": ("malformed_header", swap("header_text", "scale", "\udc80")),
