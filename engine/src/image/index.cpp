@@ -288,7 +288,7 @@ class IndexReader : private fields::Reader {
       }
     }
     std::ranges::sort(segments);
-    segments.erase(std::ranges::unique(segments).begin(), segments.end());
+    segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
     return segments;
   }
 
