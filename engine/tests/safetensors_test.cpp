@@ -32,10 +32,9 @@ std::string file_of(std::string_view header, std::string_view data) {
   return file.append(header).append(data);
 }
 
-constexpr std::string_view kHeader =
-    R"({"b": {"dtype": "U8", "shape": [3], "data_offsets": [4, 7]}, )"
-    R"("a": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}, )"
-    R"("none": {"dtype": "BF16", "shape": [0, 5], "data_offsets": [7, 7]}})";
+constexpr std::string_view kHeader = R"({"b": {"dtype": "U8", "shape": [3], "data_offsets": [4, 7]}, )"
+                                     R"("a": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}, )"
+                                     R"("none": {"dtype": "BF16", "shape": [0, 5], "data_offsets": [7, 7]}})";
 
 // What opening a file of this content throws; none when it throws nothing.
 std::optional<Error::Code> refusal(std::string_view content) {

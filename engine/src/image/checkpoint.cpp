@@ -27,8 +27,8 @@ struct Checkpoint::Content {
 
   Range add(TensorEntry entry) {
     const Range range = entry.range;
-    tensors.push_back({std::string(entry.name), std::string(entry.dtype), std::move(entry.shape), range.offset,
-                       range.nbytes});
+    tensors.push_back(
+        {std::string(entry.name), std::string(entry.dtype), std::move(entry.shape), range.offset, range.nbytes});
     return range;
   }
 
