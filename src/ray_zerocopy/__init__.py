@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ray_zerocopy._engine import ImageError
     from ray_zerocopy.actor import (
         load_model_in_actor,
         load_pipeline_in_actor,
@@ -20,16 +21,18 @@ if TYPE_CHECKING:
     from ray_zerocopy.checkpoints import load_checkpoint
     from ray_zerocopy.compiled import CompiledProgram
     from ray_zerocopy.errors import ModelLostError
-    from ray_zerocopy.files import load, save
     from ray_zerocopy.invoke import call_model, rewrite_pipeline
     from ray_zerocopy.keeper import KeptModel, list_models
     from ray_zerocopy.public import ZeroCopyModel
     from ray_zerocopy.rewrite import extract_tensors, replace_tensors
+    from ray_zerocopy.saved import load
+    from ray_zerocopy.saving import save
     from ray_zerocopy.wrappers import ActorWrapper, JITActorWrapper, JITTaskWrapper, TaskWrapper, get_wrapper
 
 __all__ = [
     "ActorWrapper",
     "CompiledProgram",
+    "ImageError",
     "JITActorWrapper",
     "JITTaskWrapper",
     "KeptModel",
@@ -52,6 +55,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "_engine": ("ImageError",),
     "actor": (
         "load_model_in_actor",
         "load_pipeline_in_actor",
@@ -61,11 +65,12 @@ _MODULES = {
     "checkpoints": ("load_checkpoint",),
     "compiled": ("CompiledProgram",),
     "errors": ("ModelLostError",),
-    "files": ("load", "save"),
     "invoke": ("call_model", "rewrite_pipeline"),
     "keeper": ("KeptModel", "list_models"),
     "public": ("ZeroCopyModel",),
     "rewrite": ("extract_tensors", "replace_tensors"),
+    "saved": ("load",),
+    "saving": ("save",),
     "wrappers": ("ActorWrapper", "JITActorWrapper", "JITTaskWrapper", "TaskWrapper", "get_wrapper"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

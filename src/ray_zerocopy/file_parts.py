@@ -13,7 +13,7 @@ from ray_zerocopy import _engine
 
 @dataclass(frozen=True)
 class FileParts:
-    """What `ray_zerocopy.image.files.image_of` makes an image of. Pickled, its segments travel out of band."""
+    """What `ray_zerocopy.image.reading.image_of` makes an image of. Pickled, its segments travel out of band."""
 
     index: str
     """The file's, checked."""

@@ -1,4 +1,4 @@
-"""Files with a pipeline in them, opened."""
+"""Files with a pipeline in them, loaded by any process, in one copy for all of a machine. Imports nothing of Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ray_zerocopy import _engine
-from ray_zerocopy.image import Image, Thawed, files, thaw_in_view
+from ray_zerocopy.devices import Device, present
+from ray_zerocopy.image import Image, Thawed, thaw_in_view
+from ray_zerocopy.image.reading import read
 
 _CLASS = "ray_zerocopy.pipeline"
 _MODELS = "ray_zerocopy.models"
@@ -24,6 +26,35 @@ def metadata_of(pipeline: Any, models: Sequence[str]) -> dict[str, str]:
         models: where each of its outermost models is within it.
     """
     return {_CLASS: type(pipeline).__name__, _MODELS: json.dumps(list(models))}
+
+
+def load(path: str | os.PathLike[str], device: Device | None = None) -> Any:
+    """Load a pipeline from a file that `save` wrote. Ray is neither needed nor started.
+
+    The pipeline's weights are the file's pages in the page cache, which all processes of the machine that load the file
+    share, until they are written to: what is written no other process sees, nor does the file. Each load gives an
+    independent pipeline. The file may be replaced (by `save`, or by renaming another one), or removed, while a pipeline
+    is loaded from it; it must not be changed in place, nor shortened.
+
+    A file can run any code when it is loaded, as a pickle can: load only files of those whose programs you would run.
+
+    Args:
+        path: of the file.
+        device: where the pipeline's tensors go; None: the CPU.
+
+    Returns:
+        The pipeline, models in eval mode.
+
+    Raises:
+        FileNotFoundError, OSError: there is no such file, or it cannot be opened.
+        ValueError: it is not a file that `save` wrote, or is truncated or damaged, which is found as far as the file's
+            structure is concerned (`python -m ray_zerocopy verify` compares the weights as well). Or `device` is not a
+            device.
+        RuntimeError: this process lacks the device.
+        Exception: what is raised when an object of the pipeline is unpickled: `ModuleNotFoundError` where its module
+            is missing, say. A note says which versions of Python and torch the file was written with.
+    """
+    return opened(path).load(0, present(device)).root
 
 
 class FileSource(NamedTuple):
@@ -88,7 +119,7 @@ def opened(path: str | os.PathLike[str]) -> Saved:
                 "belong to, and give it its weights: ray_zerocopy.load_checkpoint(module, path)."
             ) from error
         raise
-    image = files.read(file)
+    image = read(file)
     if not image.skeletons:
         raise ValueError(
             f"{where!r} is an image file without a Python pipeline: what wrote it ({_producer(file)}) saved tensors "

@@ -26,7 +26,7 @@ from ray_zerocopy import _engine, keeper, store_connection
 from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.file_parts import FileParts
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
-from ray_zerocopy.image.files import image_of
+from ray_zerocopy.image.reading import image_of
 from ray_zerocopy.keeper import Kept, Offer, Publication
 from ray_zerocopy.saved import FileSource
 

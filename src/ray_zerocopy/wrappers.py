@@ -18,11 +18,10 @@ from ray_zerocopy.actor import (
 )
 from ray_zerocopy.devices import Device, checked
 from ray_zerocopy.errors import ModelLostError
-from ray_zerocopy.files import load
 from ray_zerocopy.image import Image
 from ray_zerocopy.keeper import Lifetime, ModelName
 from ray_zerocopy.models import check_holds_script
-from ray_zerocopy.saved import FileSource, Saved, opened
+from ray_zerocopy.saved import FileSource, Saved, load, opened
 from ray_zerocopy.special_methods import OWN, SpecialMethods, apply, public_class, supporting
 from ray_zerocopy.stand_ins import freeze_parts, put_together, with_stand_ins
 

@@ -1,23 +1,16 @@
-"""Image files: an image on its way into a file, and a file as an image.
-
-`docs/image_format.md` specifies what is in the file. The engine lays it out, writes it, and checks it when it is
-opened.
-"""
+"""An image on its way into a file, which `docs/image_format.md` specifies; the engine lays it out and writes it."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 
 from ray_zerocopy import _engine
 from ray_zerocopy.image.freezing import Frozen, package_of
-from ray_zerocopy.image.image import EMPTY, Block, FrozenScripts, Image, Skeleton
 from ray_zerocopy.image.names import constants_of, placed
 
 _THREADS = min(2, os.cpu_count() or 1)
@@ -74,59 +67,6 @@ def write(
     for key, value in metadata.items():
         writer.add_metadata(key, value)
     return writer.write(path, _THREADS, progress)
-
-
-def image_of(index: str, blob: Callable[[int], Any], segments: Sequence[Any]) -> Image:
-    """The image that a file holds.
-
-    Args:
-        index: the file's, checked.
-        blob: gives the bytes of one of its blobs.
-        segments: of the file, each with the buffer protocol; they are not copied.
-    """
-    content = json.loads(index)
-    return Image(
-        tuple(
-            Skeleton(
-                bytes(blob(root["skeleton"])),
-                tuple(root["buffers"]),
-                root["archive"],
-                tuple(root["tensor_blocks"]),
-                tuple(root["segments"]),
-                tuple(root["host_segments"]),
-            )
-            for root in content["roots"]
-        ),
-        tuple(Block(EMPTY if segment is None else segment, *rest) for segment, *rest in content["blocks"]),
-        tuple(memoryview(segment) for segment in segments),
-        (),
-        tuple(
-            FrozenScripts(
-                bytes(blob(archive["records"])),
-                tuple(archive["blocks"]),
-                tuple(archive["sizes"]),
-                archive["has_storages"],
-                {number: (place, tuple(path)) for number, place, path in archive["modules"]},
-            )
-            for archive in content["archives"]
-        ),
-        tuple(bytes(blob(program["package"])) for program in content["programs"]),
-    )
-
-
-def root_names(index: str) -> list[str]:
-    """What the roots of a file are called, in the order of the image's skeletons."""
-    return [root["name"] for root in json.loads(index)["roots"]]
-
-
-def read(file: _engine.Image) -> Image:
-    """The image in a file; its segments are the file's own pages, read-only, and keep the file.
-
-    Raises:
-        ValueError: a skeleton, an archive or a package is damaged.
-    """
-    segments = [file.segment(number) for number in range(len(json.loads(file.index)["segments"]))]
-    return image_of(file.index, file.blob, segments)
 
 
 def producer() -> str:

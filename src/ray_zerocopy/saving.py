@@ -1,17 +1,17 @@
-"""Pipelines in files: saved once, loaded by any process of a machine, in one copy for all of them, without Ray."""
+"""Pipelines into files: saved once, loaded by any process of a machine (`ray_zerocopy.saved`)."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from ray_zerocopy.devices import Device, present
-from ray_zerocopy.image import files, paths
+from ray_zerocopy.image import paths
 from ray_zerocopy.image.freezing import freeze_roots
 from ray_zerocopy.image.names import tensor_names
+from ray_zerocopy.image.writing import write
 from ray_zerocopy.models import check_holds_model, check_is_object, paths_of, pipeline_roots, take_apart
 from ray_zerocopy.progress import shown
-from ray_zerocopy.saved import metadata_of, opened
+from ray_zerocopy.saved import metadata_of
 from ray_zerocopy.store import is_ray_reference
 
 
@@ -51,33 +51,4 @@ def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False)
         check_holds_model(pipeline, models, alternative=", a tensor or a numpy array")
     names, metadata = tensor_names(models, places), metadata_of(pipeline, places)
     with shown(f"Saving {os.fspath(path)}", progress) as told:
-        files.write(frozen, os.path.abspath(path), names, metadata, told)
-
-
-def load(path: str | os.PathLike[str], device: Device | None = None) -> Any:
-    """Load a pipeline from a file that `save` wrote. Ray is neither needed nor started.
-
-    The pipeline's weights are the file's pages in the page cache, which all processes of the machine that load the file
-    share, until they are written to: what is written no other process sees, nor does the file. Each load gives an
-    independent pipeline. The file may be replaced (by `save`, or by renaming another one), or removed, while a pipeline
-    is loaded from it; it must not be changed in place, nor shortened.
-
-    A file can run any code when it is loaded, as a pickle can: load only files of those whose programs you would run.
-
-    Args:
-        path: of the file.
-        device: where the pipeline's tensors go; None: the CPU.
-
-    Returns:
-        The pipeline, models in eval mode.
-
-    Raises:
-        FileNotFoundError, OSError: there is no such file, or it cannot be opened.
-        ValueError: it is not a file that `save` wrote, or is truncated or damaged, which is found as far as the file's
-            structure is concerned (`python -m ray_zerocopy verify` compares the weights as well). Or `device` is not a
-            device.
-        RuntimeError: this process lacks the device.
-        Exception: what is raised when an object of the pipeline is unpickled: `ModuleNotFoundError` where its module
-            is missing, say. A note says which versions of Python and torch the file was written with.
-    """
-    return opened(path).load(0, present(device)).root
+        write(frozen, os.path.abspath(path), names, metadata, told)
