@@ -15,6 +15,9 @@ constexpr unsigned kLengthBits = 32;
 // Few keys are compared with each other; more are sorted first.
 constexpr std::size_t kFewKeys = 8;
 
+// Of a text, for each node: a little less than headers and indexes have.
+constexpr std::size_t kBytesOfNode = 6;
+
 constexpr std::uint32_t kFirstHighSurrogate = 0xD800;
 constexpr std::uint32_t kFirstLowSurrogate = 0xDC00;
 constexpr std::uint32_t kLastLowSurrogate = 0xDFFF;
@@ -344,6 +347,7 @@ Document::Document(std::string_view text, Error::Code malformed, std::string_vie
     throw Error(Error::Code::too_large, std::string(what) + " has " + std::to_string(text.size()) + " bytes");
   }
   texts_.reserve(text.size());  // No string is longer than its JSON.
+  nodes_.reserve(std::min<std::size_t>(text.size() / kBytesOfNode, format::kMaxValues));
   Parser(text, malformed, what, nodes_, texts_).parse();
 }
 
