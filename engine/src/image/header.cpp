@@ -145,7 +145,7 @@ void Header::read_metadata(const json::Value& metadata) {
 
 void Header::read_entry(std::string_view name, const json::Value& value) {
   static constexpr std::array<std::string_view, 3> kMembers{"dtype", "shape", "data_offsets"};
-  const std::vector<json::Value> members = kReader.record(value, kMembers, "it");
+  const std::array members = kReader.record(value, kMembers, "it");
   const std::string_view dtype = kReader.text(members[0], "its dtype");
   std::vector<std::uint64_t> shape = kReader.dimensions(members[1], "its shape");
   json::Elements offsets = kReader.tuple(members[2], 2, "its data_offsets");
