@@ -141,7 +141,24 @@ def pipelines() -> Sample:
     return sample
 
 
-SAMPLES = {"v1_tensors.safetensors": tensors, "v1_pipelines.safetensors": pipelines}
+def example() -> Sample:
+    """The one that is shown in docs/image_format.md."""
+    return Sample(
+        [struct.pack("<6f", 1, 2, 3, 4, 5, 6)],
+        [],
+        {"weight": entry("F32", [2, 3], 0)},
+        {
+            "blocks": [[0, 0, 24]],
+            "tensors": {"weight": ["F32", [2, 3], [3, 1], 0, 0], "weight.T": ["F32", [3, 2], [1, 3], 0, 0]},
+        },
+    )
+
+
+SAMPLES = {
+    "v1_tensors.safetensors": tensors,
+    "v1_pipelines.safetensors": pipelines,
+    "v1_example.safetensors": example,
+}
 
 # What spoils a sample. Each returns a function that does it to one.
 
@@ -336,6 +353,20 @@ def _with_something_behind_the_index(sample: Sample) -> Callable[[dict[str, Any]
         header["zerocopy.pad.99"] = entry("U8", [1], end)
 
     return change
+
+
+def hexdump(content: bytes) -> list[str]:
+    """As `hexdump -C` has it: lines like the one before are left out."""
+    lines = []
+    for at in range(0, len(content), 16):
+        row = content[at : at + 16]
+        if at and len(row) == 16 and row == content[at - 16 : at]:
+            lines += ["*"] if lines[-1] != "*" else []
+            continue
+        halves = "  ".join(row[half : half + 8].hex(" ") for half in (0, 8))
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        lines.append(f"{at:08x}  {halves:<48}  |{text}|")
+    return [*lines, f"{len(content):08x}"]
 
 
 def bad_file(name: str) -> bytes:

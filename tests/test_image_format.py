@@ -55,6 +55,19 @@ def test_both_readers_find_the_same_in_a_golden_file(name: str) -> None:
     assert image.verify() == image_reader.damages(path) == []
 
 
+def test_the_example_in_the_specification_is_a_golden_file() -> None:
+    text = (Path(__file__).parents[1] / "docs/image_format.md").read_text()
+    assert "\n".join(image_samples.hexdump((GOLDEN / "v1_example.safetensors").read_bytes())) in text
+
+
+def test_every_error_of_the_specification_has_a_bad_file() -> None:
+    text = (Path(__file__).parents[1] / "docs/image_format.md").read_text()
+    named = text.split("## Errors\n")[1].split("## ")[0]
+    assert {line.split("`")[1] for line in named.splitlines() if line.startswith("| `")} == {
+        error for error, _ in BAD.values()
+    }
+
+
 def test_users_of_the_writer_have_their_metadata() -> None:
     assert _engine.Image.open(str(GOLDEN / "v1_pipelines.safetensors")).metadata == {"license": "apache-2.0"}
     assert _engine.Image.open(str(GOLDEN / "v1_tensors.safetensors")).metadata == {}

@@ -57,7 +57,7 @@ std::string header_text(std::span<const std::byte> file) {
 
 TensorEntry read(std::string_view name, const json::Value& value) {
   static constexpr std::array<std::string_view, 3> kMembers{"dtype", "shape", "data_offsets"};
-  const std::vector<json::Value> members = kReader.record(value, kMembers, "it");
+  const std::array members = kReader.record(value, kMembers, "it");
   const std::string_view dtype = kReader.text(members[0], "its dtype");
   std::vector<std::uint64_t> shape = kReader.dimensions(members[1], "its shape");
   json::Elements offsets = kReader.tuple(members[2], 2, "its data_offsets");

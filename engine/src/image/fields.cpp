@@ -59,10 +59,9 @@ json::Members Reader::object(const json::Value& value, std::uint64_t at_most, st
   return value.members();
 }
 
-std::vector<json::Value> Reader::record(const json::Value& value, std::span<const std::string_view> names,
-                                        std::string_view what) const {
+void Reader::record(const json::Value& value, std::span<const std::string_view> names, std::span<json::Value> found,
+                    std::string_view what) const {
   expect(value, json::Kind::object, what);
-  std::vector<json::Value> found(names.size(), value);
   for (json::Members members = value.members(); !members.empty();) {
     const auto [key, member] = members.take();
     const auto name = std::ranges::find(names, key);
@@ -76,7 +75,6 @@ std::vector<json::Value> Reader::record(const json::Value& value, std::span<cons
     refuse(std::string(what) + " has " + std::to_string(value.size()) + " members instead of " +
            std::to_string(names.size()));
   }
-  return found;
 }
 
 std::uint32_t Reader::index(const json::Value& value, std::size_t count, std::string_view what) const {

@@ -1,11 +1,13 @@
 // What JSON from outside is to be, asked for field by field.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "image/json.h"
@@ -36,9 +38,21 @@ class Reader {
   // The members of an object of at most that many (else too_large).
   [[nodiscard]] json::Members object(const json::Value& value, std::uint64_t at_most, std::string_view what) const;
 
-  // The values of an object with exactly these members, in the order of the names.
-  [[nodiscard]] std::vector<json::Value> record(const json::Value& value, std::span<const std::string_view> names,
-                                                std::string_view what) const;
+  // Puts the values of an object with exactly these members into `found`, in the order of the names.
+  void record(const json::Value& value, std::span<const std::string_view> names, std::span<json::Value> found,
+              std::string_view what) const;
+
+  // The same, as an array of that size.
+  template <std::size_t size>
+  [[nodiscard]] std::array<json::Value, size> record(const json::Value& value,
+                                                     const std::array<std::string_view, size>& names,
+                                                     std::string_view what) const {
+    auto found = [&]<std::size_t... Nth>(std::index_sequence<Nth...>) {
+      return std::array<json::Value, size>{(static_cast<void>(Nth), value)...};
+    }(std::make_index_sequence<size>());
+    record(value, names, found, what);
+    return found;
+  }
 
   // A number that is smaller than `count`.
   [[nodiscard]] std::uint32_t index(const json::Value& value, std::size_t count, std::string_view what) const;

@@ -26,7 +26,7 @@ using Numbers = std::vector<std::uint32_t>;
 
 [[noreturn]] void refuse(Error::Code code, const std::string& message) { throw Error(code, message); }
 
-std::string in_quotes(std::string_view name) { return "\"" + std::string(name) + "\""; }
+std::string in_quotes(std::string_view name) { return std::string(1, '"').append(name).append(1, '"'); }
 
 void check_text(std::string_view text, const std::string& what) {
   try {

@@ -53,7 +53,7 @@ class IndexReader : private fields::Reader {
     const json::Document document(header_->index_text(), Error::Code::malformed_index, "the index");
     static constexpr std::array<std::string_view, 8> kMembers{"segments", "blocks",   "tensors", "blobs",
                                                               "archives", "programs", "roots",   "producer"};
-    const std::vector<Value> members = record(document.root(), kMembers, "the index");
+    const std::array members = record(document.root(), kMembers, "the index");
     read_segments(members[0]);
     for_each(members[1], format::kMaxTensors, "block", [&](const Value& value) { read_block(value); });
     read_tensors(members[2]);
@@ -199,7 +199,7 @@ class IndexReader : private fields::Reader {
 
   void read_archive(const Value& value) {
     static constexpr std::array<std::string_view, 5> kMembers{"records", "blocks", "sizes", "has_storages", "modules"};
-    const std::vector<Value> members = record(value, kMembers, "it");
+    const std::array members = record(value, kMembers, "it");
     Archive archive;
     archive.records = index(members[0], index_.blobs.size(), "its blob of records");
     archive.blocks = indices(members[1], index_.blocks.size(), "a block of it");
@@ -237,7 +237,7 @@ class IndexReader : private fields::Reader {
 
   void read_program(const Value& value) {
     static constexpr std::array<std::string_view, 2> kMembers{"package", "constants"};
-    const std::vector<Value> members = record(value, kMembers, "it");
+    const std::array members = record(value, kMembers, "it");
     Program program;
     program.package = index(members[0], index_.blobs.size(), "its package");
     program.constants = read_tensor_map(members[1], "its list of constants");
@@ -247,7 +247,7 @@ class IndexReader : private fields::Reader {
   void read_root(const Value& value) {
     static constexpr std::array<std::string_view, 7> kMembers{"name",          "skeleton", "buffers",      "archive",
                                                               "tensor_blocks", "segments", "host_segments"};
-    const std::vector<Value> members = record(value, kMembers, "it");
+    const std::array members = record(value, kMembers, "it");
     Root root;
     root.name = text(members[0], "its name");
     root.skeleton = index(members[1], index_.blobs.size(), "its skeleton");

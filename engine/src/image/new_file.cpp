@@ -11,12 +11,16 @@
 #include "zerocopy/system.h"
 
 namespace zerocopy {
+namespace {
+
+std::string directory_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path().string() : std::string(1, '.');
+}
+
+}  // namespace
 
 NewFile::NewFile(std::string path, System& system)
-    : system_(&system), path_(std::move(path)), directory_(std::filesystem::path(path_).parent_path()) {
-  if (directory_.empty()) {
-    directory_ = ".";
-  }
+    : system_(&system), path_(std::move(path)), directory_(directory_of(path_)) {
   Result<FileDescriptor> file = system.create_unnamed(directory_);
   if (!file.ok()) {  // Whatever the reason: if there is no other way either, that one's reason counts.
     const int error = with_free_name([&](const std::string& name) {
