@@ -1,4 +1,5 @@
-# Every target does its own set-up. Needed beforehand: a C++20 compiler, Python 3.11 or later with `venv`, and make.
+# Every target does its own set-up. Needed beforehand: a C++20 compiler, Python 3.11 or later with `venv`, and make; where
+# packages may not be installed, also the headers of nlohmann-json and xxHash.
 #   make help      what there is
 
 .DEFAULT_GOAL := help
@@ -42,6 +43,8 @@ $(VENV)/.tools: constraints.txt
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.tools pyproject.toml
+	@.ci/ensure-cpp-library json
+	@.ci/ensure-cpp-library xxhash
 	@echo "... and Ray, the other packages and the extension"
 	@$(PIP) --no-build-isolation -e '.[bench,demo,test,lint]'
 	@touch $@
@@ -85,7 +88,7 @@ sanitize: ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) test-cpp PRESET=asan
 	$(MAKE) test-cpp PRESET=tsan
 
-FUZZ_TARGETS = maps placement plan scans view
+FUZZ_TARGETS = image maps placement plan scans view
 
 # What is found goes to the inputs that are kept, and so becomes a test.
 .PHONY: fuzz

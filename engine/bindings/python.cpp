@@ -20,6 +20,9 @@
 #include <vector>
 
 #include "buffer.h"
+#include "checkpoint.h"
+#include "image.h"
+#include "image_writer.h"
 #include "snapshot.h"
 #include "zerocopy/error.h"
 #include "zerocopy/placement.h"
@@ -34,11 +37,16 @@ namespace {
 
 using Bytes = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>, nb::c_contig>;
 
-// Bad arguments are a ValueError (an index: IndexError); what the operating system refused is an OSError with its
-// errno.
+// Bad arguments are a ValueError (an index: IndexError), as is an image that is bad (ImageError); what the operating
+// system refused is an OSError with its errno.
 void raise(const Error& error) {
+  if (raise_image_error(error)) {
+    return;
+  }
   switch (error.code()) {
     case Error::Code::no_such_segment:
+    case Error::Code::no_such_block:
+    case Error::Code::no_such_blob:
       PyErr_SetString(PyExc_IndexError, error.what());
       return;
     case Error::Code::bad_segment:
@@ -47,11 +55,7 @@ void raise(const Error& error) {
     case Error::Code::bad_thread_count:
       PyErr_SetString(PyExc_ValueError, error.what());
       return;
-    case Error::Code::not_shared:
-    case Error::Code::malformed_maps:
-    case Error::Code::not_held_open:
-    case Error::Code::not_mappable:
-    case Error::Code::system_call:
+    default:
       break;
   }
   PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.system_error(), error.what()).ptr());
@@ -387,6 +391,9 @@ NB_MODULE(_engine, module) {
              "    ValueError: the tensor is of another size, or is not contiguous.\n"
              "    TypeError: it is not in the host's memory; or data has no buffer protocol.\n"
              "    BufferError: data is not contiguous.");
+  bind_image(module);
+  bind_checkpoint(module);
+  bind_image_writer(module);
   bind_snapshot(module);
 }
 

@@ -10,6 +10,7 @@
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include <bit>
 #include <cerrno>
 #include <charconv>
+#include <climits>
 #include <csignal>
 #include <cstring>
 #include <memory>
@@ -212,6 +214,10 @@ class LinuxSystem final : public System {
                          static_cast<off_t>(offset)));
   }
 
+  Result<std::byte*> map_shared(int descriptor, std::size_t length) override {
+    return mapped(::mmap(nullptr, length, PROT_READ, MAP_SHARED, descriptor, 0));
+  }
+
   int unmap(std::span<std::byte> range) override { return error_of(::munmap(range.data(), range.size())); }
 
   int populate(std::span<const std::byte> range) override {
@@ -300,6 +306,45 @@ class LinuxSystem final : public System {
   }
 
   Result<FileDescriptor> open(const std::string& path) override { return open_in(AT_FDCWD, path.c_str()); }
+
+  Result<FileDescriptor> create_unnamed(const std::string& directory) override {
+    return created(directory, O_TMPFILE | O_WRONLY);
+  }
+
+  Result<FileDescriptor> create(const std::string& path) override {
+    return created(path, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW);
+  }
+
+  Result<std::size_t> write_at(int descriptor, std::span<const std::span<const std::byte>> bytes,
+                               std::uint64_t offset) override {
+    std::array<iovec, IOV_MAX> vectors;  // NOLINT(cppcoreguidelines-pro-type-member-init): as many as are used are.
+    const std::size_t count = std::min(bytes.size(), vectors.size());
+    for (std::size_t nth = 0; nth < count; ++nth) {
+      // writev() takes pointers to mutable memory. NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast)
+      vectors[nth] = {const_cast<std::byte*>(bytes[nth].data()), bytes[nth].size()};
+    }
+    const ssize_t written = uninterrupted(
+        [&] { return ::pwritev(descriptor, vectors.data(), static_cast<int>(count), static_cast<off_t>(offset)); });
+    if (written == -1) {
+      return {0, errno};
+    }
+    return {static_cast<std::size_t>(written)};
+  }
+
+  int sync(int descriptor) override {
+    return error_of(uninterrupted([&] { return ::fsync(descriptor); }));
+  }
+
+  int link(int descriptor, const std::string& path) override {
+    const std::string held = "/proc/self/fd/" + std::to_string(descriptor);
+    return error_of(::linkat(AT_FDCWD, held.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW));
+  }
+
+  int rename(const std::string& from, const std::string& to) override {
+    return error_of(::rename(from.c_str(), to.c_str()));
+  }
+
+  int remove(const std::string& path) override { return error_of(::unlink(path.c_str())); }
 
   Result<FileStatus> status(int descriptor) override {
     Statx found{};
@@ -524,6 +569,16 @@ class LinuxSystem final : public System {
 
   static Result<FileDescriptor> open_in(int directory, const char* path) {
     const int number = uninterrupted([&] { return ::openat(directory, path, O_RDONLY | O_CLOEXEC | O_NOCTTY); });
+    if (number == -1) {
+      return {{}, errno};
+    }
+    return {FileDescriptor(number)};
+  }
+
+  // With the permissions that the process's umask leaves.
+  static Result<FileDescriptor> created(const std::string& path, int flags) {
+    constexpr mode_t everybody = 0666;
+    const int number = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, everybody); });
     if (number == -1) {
       return {{}, errno};
     }

@@ -16,6 +16,7 @@ class PortableSystem final : public System {
                                  std::byte* /*address*/) override {
     return {nullptr, ENOTSUP};
   }
+  Result<std::byte*> map_shared(int /*descriptor*/, std::size_t /*length*/) override { return {nullptr, ENOTSUP}; }
   int unmap(std::span<std::byte> /*range*/) override { return ENOTSUP; }
   int populate(std::span<const std::byte> /*range*/) override { return ENOTSUP; }
   void touch(std::span<const std::byte> /*range*/) override {}
@@ -30,6 +31,16 @@ class PortableSystem final : public System {
     return {{}, ENOTSUP};
   }
   Result<FileDescriptor> open(const std::string& /*path*/) override { return {{}, ENOTSUP}; }
+  Result<FileDescriptor> create_unnamed(const std::string& /*directory*/) override { return {{}, ENOTSUP}; }
+  Result<FileDescriptor> create(const std::string& /*path*/) override { return {{}, ENOTSUP}; }
+  Result<std::size_t> write_at(int /*descriptor*/, std::span<const std::span<const std::byte>> /*bytes*/,
+                               std::uint64_t /*offset*/) override {
+    return {0, ENOTSUP};
+  }
+  int sync(int /*descriptor*/) override { return ENOTSUP; }
+  int link(int /*descriptor*/, const std::string& /*path*/) override { return ENOTSUP; }
+  int rename(const std::string& /*from*/, const std::string& /*to*/) override { return ENOTSUP; }
+  int remove(const std::string& /*path*/) override { return ENOTSUP; }
   Result<FileStatus> status(int /*descriptor*/) override { return {{}, ENOTSUP}; }
   Result<std::size_t> read_at(int /*descriptor*/, std::span<std::byte> /*into*/, std::uint64_t /*offset*/) override {
     return {0, ENOTSUP};

@@ -21,6 +21,9 @@ class ForwardingSystem : public System {
                                  std::byte* address) override {
     return real().map_private(descriptor, offset, length, address);
   }
+  Result<std::byte*> map_shared(int descriptor, std::size_t length) override {
+    return real().map_shared(descriptor, length);
+  }
   int unmap(std::span<std::byte> range) override { return real().unmap(range); }
   int populate(std::span<const std::byte> range) override { return real().populate(range); }
   void touch(std::span<const std::byte> range) override { real().touch(range); }
@@ -37,6 +40,18 @@ class ForwardingSystem : public System {
     return real().scan_written_pages(pagemap, begin, end);
   }
   Result<FileDescriptor> open(const std::string& path) override { return real().open(path); }
+  Result<FileDescriptor> create_unnamed(const std::string& directory) override {
+    return real().create_unnamed(directory);
+  }
+  Result<FileDescriptor> create(const std::string& path) override { return real().create(path); }
+  Result<std::size_t> write_at(int descriptor, std::span<const std::span<const std::byte>> bytes,
+                               std::uint64_t offset) override {
+    return real().write_at(descriptor, bytes, offset);
+  }
+  int sync(int descriptor) override { return real().sync(descriptor); }
+  int link(int descriptor, const std::string& path) override { return real().link(descriptor, path); }
+  int rename(const std::string& from, const std::string& to) override { return real().rename(from, to); }
+  int remove(const std::string& path) override { return real().remove(path); }
   Result<FileStatus> status(int descriptor) override { return real().status(descriptor); }
   Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) override {
     return real().read_at(descriptor, into, offset);

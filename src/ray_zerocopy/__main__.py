@@ -1,4 +1,4 @@
-"""`python -m ray_zerocopy`: the models of a running cluster that have names."""
+"""`python -m ray_zerocopy`: image files, and the models of a running cluster that have names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-import ray
-from ray.exceptions import RayError
-
-from ray_zerocopy import keeper
+from ray_zerocopy import inspection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line; None: this process's.
 
     Returns:
-        The exit status: 0; 1 if there is no cluster, or no such model, which is said on standard error.
+        The exit status: 0; 1 if there is no cluster, or no such model or image file, which is said on standard error;
+        or if the file is damaged.
     """
     parser = argparse.ArgumentParser(prog="python -m ray_zerocopy", description=__doc__)
     parser.add_argument("--address", default="auto", help="of the cluster; default: the one that runs on this machine")
@@ -29,7 +27,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     free = commands.add_parser("free", help="forgets a model's name; loaded models stay valid")
     free.add_argument("name", metavar="NAME")
     free.add_argument("--namespace", help="needed where several namespaces have the name")
+    for command, text in (
+        ("inspect", "shows what is in an image file"),
+        ("verify", "compares all of an image file with its digests"),
+    ):
+        commands.add_parser(command, help=text).add_argument("file", metavar="FILE")
     given = parser.parse_args(arguments)
+    return _of_file(given.command, given.file) if "file" in given else _of_cluster(given)
+
+
+def _of_file(command: str, path: str) -> int:
+    try:
+        if command == "inspect":
+            print(inspection.described(path))
+            return 0
+        damages = inspection.damages(path)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(damages) or f"{path} is sound.")
+    return 1 if damages else 0
+
+
+def _of_cluster(given: argparse.Namespace) -> int:
+    import ray
+    from ray.exceptions import RayError
+
     try:
         ray.init(address=given.address, logging_level=logging.ERROR, log_to_driver=False)
         print(_list() if given.command == "list" else _free(given.name, given.namespace))
@@ -40,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list() -> str:
+    from ray_zerocopy import keeper
+
     rows = [("NAME", "NAMESPACE", "KIND", "LIFETIME", "MB", "CREATED (UTC)", "SHARES WITH")]
     for model in keeper.list_models():
         rows.append(
@@ -59,6 +84,8 @@ def _list() -> str:
 
 
 def _free(name: str, namespace: str | None) -> str:
+    from ray_zerocopy import keeper
+
     if namespace is None:
         namespaces = [model.namespace for model in keeper.list_models() if model.name == name]
         if len(namespaces) > 1:

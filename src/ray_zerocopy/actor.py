@@ -18,8 +18,10 @@ from ray_zerocopy.models import (
     checked_names,
     is_model,
     paths_of,
+    pipeline_roots,
     take_apart,
 )
+from ray_zerocopy.saved import FileSource
 
 
 class PipelineSkeleton(NamedTuple):
@@ -29,6 +31,8 @@ class PipelineSkeleton(NamedTuple):
     model_names: frozenset[str]
     description: str = "a pipeline"
     """What errors call it."""
+    file: FileSource | None = None
+    """Where it is loaded from on a node that has this file."""
 
 
 class FrozenPipeline(NamedTuple):
@@ -60,16 +64,20 @@ def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None) -> Fr
         share = [_attribute(pipeline, name) for name in names]
     models = take_apart(pipeline if share is None else share).models
     paths = paths_of(models, pipeline)
-    roots = {"pipeline": pipeline} | dict(zip(paths, models, strict=True))
-    frozen = freeze_each(roots, external=store.is_ray_reference, share=share)
+    frozen = freeze_each(pipeline_roots(pipeline, paths, models), external=store.is_ray_reference, share=share)
     if not frozen.blocks:
         all_models = models if share is None else take_apart(pipeline).models
         check_holds_model(pipeline, all_models, alternative=", a tensor or a numpy array")
-    return FrozenPipeline(frozen, tuple(paths), f"a pipeline ({type(pipeline).__name__})")
+    return FrozenPipeline(frozen, tuple(paths), description_of(type(pipeline).__name__))
+
+
+def description_of(class_name: str) -> str:
+    """What errors call a pipeline of this class."""
+    return f"a pipeline ({class_name})"
 
 
 def published_pipeline(
-    image: store.Published, models: Sequence[str], description: str
+    image: store.Published, models: Sequence[str], description: str, file: FileSource | None = None
 ) -> tuple[PipelineSkeleton, dict[str, ray.ObjectRef[Any]]]:
     """What actors load a pipeline from.
 
@@ -77,6 +85,7 @@ def published_pipeline(
         image: where the image of a `FrozenPipeline` was published.
         models: the other parts of it.
         description: likewise.
+        file: where nodes that have it load the pipeline from.
 
     Returns:
         The skeleton, and a reference for each outermost model that is shared, by its path within the pipeline
@@ -88,7 +97,7 @@ def published_pipeline(
         path.removeprefix("pipeline."): ray.put(store.ModelInImage(image, number_of[path], f"{path} of {description}"))
         for path in models
     }
-    return PipelineSkeleton(image, frozenset(refs), description), refs
+    return PipelineSkeleton(image, frozenset(refs), description, file), refs
 
 
 def publish_pipeline(
@@ -138,8 +147,8 @@ def load_pipeline_in_actor(
             f"Expected model_refs named {sorted(pipeline_skeleton.model_names)}, as they were prepared with this "
             f"pipeline_skeleton, got {sorted(model_refs)}."
         )
-    image, _, description = pipeline_skeleton
-    return store.load(store.ModelInImage(image, 0, description), present(device)).root
+    image, _, description, file = pipeline_skeleton
+    return store.load(store.ModelInImage(image, 0, description, file), present(device)).root
 
 
 def rewrite_pipeline_for_actors(

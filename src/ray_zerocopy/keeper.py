@@ -3,13 +3,18 @@
 A Ray object dies with the process that put it. The keeper therefore puts the models itself: a program hands it a
 transient copy in the object store, which it reads in place. It holds segments by their content, so that models with
 equal weights have one copy of them, and a program hands over only those that the keeper lacks. It imports neither torch
-nor anything of the user's: what it keeps is bytes.
+nor anything of the user's: what it keeps is bytes. Should it be lost, with its node, the one that takes its place knows
+only of the models that came from files.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
+import json
+import logging
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pickle import PickleBuffer
@@ -19,7 +24,11 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_zerocopy import _engine, register
 from ray_zerocopy.errors import ModelLostError
+from ray_zerocopy.file_parts import parts_of
+
+_log = logging.getLogger("ray_zerocopy")
 
 Lifetime = Literal["detached"]
 
@@ -96,6 +105,14 @@ class KeptModel(NamedTuple):
     """The names of the models that have some of these weights, in the same copy."""
 
 
+class Source(NamedTuple):
+    """A file that an image was published from, and can be again."""
+
+    path: str
+    """Absolute."""
+    digest: str
+
+
 class Publication(NamedTuple):
     """What a program asks the keeper to keep."""
 
@@ -105,6 +122,8 @@ class Publication(NamedTuple):
     replace: bool
     head: bytes
     offers: tuple[Offer, ...]
+    source: Source | None = None
+    """The file that holds the one image, if any."""
 
 
 class _Answer(NamedTuple):
@@ -137,6 +156,31 @@ class Keeper:
         self._models: dict[ModelName, _Model] = {}
         self._places: dict[SegmentKey, _Place] = {}
         self._watches: dict[ray.ObjectRef[Any], asyncio.Task[None]] = {}
+        if self._is_restarted:
+            self._restore()
+
+    def _restore(self) -> None:
+        """Publish again what its predecessor published from files, as far as this node has them."""
+        for asked in register.records():
+            try:
+                self._models[asked.name] = self._published_from_file(asked)
+            except (OSError, ValueError, RayError) as error:
+                _log.warning("The model %s is lost with the actor that kept it: %s", asked.name, error)
+        self._release_unused()
+
+    def _published_from_file(self, asked: Publication) -> _Model:
+        source = asked.source
+        if source is None:
+            raise ValueError("it did not come from a file")
+        file = _engine.Image.open(source.path)
+        if file.digest != source.digest:
+            raise ValueError(f"the file {source.path!r} has another content now")
+        segments: list[PickleBuffer] = []
+        body = pickle.dumps(parts_of(file), protocol=5, buffer_callback=segments.append)
+        offer = Offer(tuple(hashlib.sha256(segment.raw()).digest() for segment in segments), ())
+        keys = segment_keys(offer.digests)
+        image = self._keep(offer, body, dict(zip(keys, segments, strict=True)))
+        return _Model(Version(asked.head, (image,)), frozenset(keys), asked.kind, datetime.now(UTC), None)
 
     async def publish(
         self,
@@ -176,6 +220,10 @@ class Keeper:
             self._models[asked.name] = model
         finally:
             self._release_unused()
+        if asked.source is not None and model.lease is None:  # a name of a process goes with that
+            register.put(_key(asked.name), asked._replace(offers=()))
+        else:
+            register.forget(_key(asked.name))
         if model.lease is not None and model.lease not in self._watches:
             self._watches[model.lease] = asyncio.ensure_future(self._watch(model.lease))
         return ()
@@ -222,6 +270,7 @@ class Keeper:
         """Forget a name. What it stood for stays as long as anybody uses it."""
         answer = await self.find(name)
         self._models.pop(name, None)
+        register.forget(_key(name))
         self._release_unused()
         return answer
 
@@ -234,6 +283,10 @@ class Keeper:
             lifetime: Lifetime | None = "detached" if model.lease is None else None
             found.append(KeptModel(*name, model.kind, nbytes, model.created, lifetime, tuple(others)))
         return found
+
+
+def _key(name: ModelName) -> str:
+    return json.dumps(name)
 
 
 def segment_keys(digests: Iterable[bytes]) -> list[SegmentKey]:

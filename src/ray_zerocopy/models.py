@@ -59,6 +59,17 @@ def take_apart(pipeline: Any) -> Parts:
     return Parts([obj for obj in rest.externals if is_model(type(obj))], rest)
 
 
+def pipeline_roots(pipeline: Any, paths: Sequence[str], models: Sequence[Any]) -> dict[str, Any]:
+    """What an image for actors has a skeleton of: the pipeline, and each of its outermost models.
+
+    Args:
+        pipeline: the first; where it is a model itself, it is there once.
+        paths: where each model is within the pipeline.
+        models: from `take_apart`.
+    """
+    return {"pipeline": pipeline} | dict(zip(paths, models, strict=True))
+
+
 def paths_of(models: Sequence[Any], pipeline: Any) -> list[str]:
     """Where each model is within the pipeline, beginning with `pipeline`: `pipeline.stages['a'][0]`.
 

@@ -11,6 +11,7 @@ from ray import cloudpickle
 from ray_zerocopy import keeper, store
 from ray_zerocopy.image import Image
 from ray_zerocopy.keeper import Kept, Lifetime, ModelName
+from ray_zerocopy.saved import FileSource
 
 
 class Naming(NamedTuple):
@@ -56,7 +57,9 @@ def checked(name: str | None, lifetime: Lifetime | None, replace: bool) -> Namin
     return Naming(here, lifetime, replace)
 
 
-def publish(naming: Naming, wrapper_class: type[Any], settings: Any, images: Sequence[Image]) -> None:
+def publish(
+    naming: Naming, wrapper_class: type[Any], settings: Any, images: Sequence[Image], file: FileSource | None = None
+) -> None:
     """Have the keeper own a wrapper's images.
 
     Args:
@@ -64,6 +67,7 @@ def publish(naming: Naming, wrapper_class: type[Any], settings: Any, images: Seq
         wrapper_class: the wrapper's.
         settings: what it needs beside the images to make a wrapper again.
         images: what it publishes.
+        file: which holds the one image, if any.
 
     Raises:
         ValueError: the name is in use and not to be replaced; or the pipeline, which is to outlive this process, holds
@@ -77,7 +81,8 @@ def publish(naming: Naming, wrapper_class: type[Any], settings: Any, images: Seq
             "the pipeline."
         )
     head = cloudpickle.dumps((wrapper_class, settings))
-    store.publish_by_name(naming.name, wrapper_class.__name__, naming.lifetime, naming.replace, head, list(images))
+    kind, source = wrapper_class.__name__, None if file is None else keeper.Source(*file)
+    store.publish_by_name(naming.name, kind, naming.lifetime, naming.replace, head, list(images), source)
 
 
 def find(name: ModelName) -> Found:

@@ -5,7 +5,6 @@ An image is one object of the process that publishes it, or it is handed to the 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -25,8 +24,11 @@ from ray.exceptions import ObjectLostError
 
 from ray_zerocopy import _engine, keeper, store_connection
 from ray_zerocopy.errors import ModelLostError
+from ray_zerocopy.file_parts import FileParts
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
+from ray_zerocopy.image.reading import image_of
 from ray_zerocopy.keeper import Kept, Offer, Publication
+from ray_zerocopy.saved import FileSource
 
 _log = logging.getLogger("ray_zerocopy")
 
@@ -45,6 +47,8 @@ class ModelInImage(NamedTuple):
     skeleton: int
     description: str = "a model"
     """What errors call it."""
+    file: FileSource | None = None
+    """Where it is loaded from on a node that has this file."""
 
     @property
     def key(self) -> Hashable:
@@ -67,7 +71,13 @@ def publish(image: Image) -> ray.ObjectRef[Image]:
 
 
 def publish_by_name(
-    name: keeper.ModelName, kind: str, lifetime: keeper.Lifetime | None, replace: bool, head: bytes, images: list[Image]
+    name: keeper.ModelName,
+    kind: str,
+    lifetime: keeper.Lifetime | None,
+    replace: bool,
+    head: bytes,
+    images: list[Image],
+    source: keeper.Source | None = None,
 ) -> None:
     """Have the keeper own images under a name.
 
@@ -81,6 +91,7 @@ def publish_by_name(
         replace: whether the name may be in use.
         head: what is found beside the images.
         images: in the order in which they will be found.
+        source: the file that holds the one image, if any.
 
     Raises:
         ValueError: the name is in use.
@@ -94,7 +105,7 @@ def publish_by_name(
             offers.append(Offer(digests, tuple(body.references)))
             segments.update(zip(keeper.segment_keys(digests), body.segments, strict=True))
     keeper.publish(
-        Publication(name, kind, lifetime, replace, head, tuple(offers)),
+        Publication(name, kind, lifetime, replace, head, tuple(offers), source),
         [pickle.PickleBuffer(body.pickled) for body in bodies],
         segments,
     )
@@ -148,11 +159,13 @@ def fetch(source: Any) -> tuple[Image, int]:
     if isinstance(value, ray.ObjectRef):
         value = get(value, description)
     if isinstance(value, ModelInImage):
-        value, skeleton, description = value
+        value, skeleton, description, _ = value
     if isinstance(value, Kept):
         (pickled,), *bundles = get([value.body, *value.bundles], description)
         segments = [bundles[bundle][index] for bundle, index in value.places]
         value = _Unpickler(pickled, segments, value.references).load()
+        if isinstance(value, FileParts):
+            value = image_of(value.index, value.blobs.__getitem__, value.segments)
     elif isinstance(value, ray.ObjectRef):
         value = get(value, description)
     if not isinstance(value, Image):
@@ -190,6 +203,10 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         MemoryError: the weights could not be shared, and there is no room for a private copy.
         TypeError: as `fetch`.
     """
+    if isinstance(source, ModelInImage) and source.file is not None:
+        saved = source.file.opened()
+        if saved is not None:
+            return saved.load(source.skeleton, device)
     image, skeleton = fetch(source)
     try:
         thawed = thaw_in_view(image, device, skeleton=skeleton)
@@ -201,9 +218,8 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
     if not _stays_pinned(thawed.view):
         owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
         thawed = thaw_in_view(owned, device, skeleton=skeleton)
+    thawed.prefault()
     if thawed.view is not None:
-        with contextlib.suppress(OSError):  # no thread to be had: then the first call takes its page faults itself
-            thawed.view.prefault()
         mapped = image.skeleton(skeleton).mapped_segments(torch.device("cpu" if device is None else device))
         segments = [image.segments[number] for number in mapped]
         if ray.util.client.ray.is_connected():

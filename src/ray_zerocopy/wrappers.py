@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
 from ray_zerocopy import keeper, named, store
-from ray_zerocopy.actor import PipelineSkeleton, freeze_pipeline, load_pipeline_in_actor, published_pipeline
+from ray_zerocopy.actor import (
+    PipelineSkeleton,
+    description_of,
+    freeze_pipeline,
+    load_pipeline_in_actor,
+    published_pipeline,
+)
 from ray_zerocopy.devices import Device, checked
 from ray_zerocopy.errors import ModelLostError
+from ray_zerocopy.image import Image
 from ray_zerocopy.keeper import Lifetime, ModelName
 from ray_zerocopy.models import PublishedModels, check_holds_script
+from ray_zerocopy.saved import FileSource, Saved, load, opened
 from ray_zerocopy.special_methods import OWN, SpecialMethods, apply, public_class, supporting
 from ray_zerocopy.stand_ins import freeze_parts, put_together, with_stand_ins
 
@@ -35,6 +44,15 @@ class _GivesWay:
         has_own = name in getattr(pipeline, "__dict__", ()) or hasattr(type(pipeline), name)
         own: Callable[..., Any] = getattr(pipeline, name) if has_own else self._method.__get__(wrapper)
         return own
+
+
+class _OfTheClass(classmethod):  # type: ignore[type-arg]
+    """A class method that wrappers themselves do not have: there the name is the pipeline's."""
+
+    def __get__(self, wrapper: Any, owner: type | None = None) -> Any:
+        if wrapper is None:
+            return super().__get__(None, owner)
+        return wrapper.__getattr__(self.__func__.__name__)
 
 
 class TaskWrapper(PublishedModels, Generic[P]):
@@ -86,6 +104,35 @@ class TaskWrapper(PublishedModels, Generic[P]):
         else:
             named.publish(naming, public_class(self), None, freeze_parts(pipeline, method_names))
             _hold(self, _found_pipeline(named.find(naming.name)), naming.name)
+
+    @_OfTheClass
+    def from_file(
+        cls: Any,  # noqa: N805
+        path: str | os.PathLike[str],
+        method_names: Sequence[str] | None = None,
+        *,
+        name: str | None = None,
+        lifetime: Lifetime | None = None,
+        replace: bool = False,
+    ) -> Any:
+        """Wrap the pipeline that `save` wrote to a file; its weights go from the file to the object store.
+
+        This process makes no private copy of them. The file is not needed any more when this returns. The pipeline is
+        unpickled here, which can run any code: see `load`.
+
+        Args:
+            path: of the file, seen from this process.
+            method_names: as for the class; None: those that the class has without being told.
+            name: as for the class.
+            lifetime: as for the class.
+            replace: as for the class.
+
+        Raises:
+            OSError, ValueError: as `load`.
+            TypeError, AttributeError, ValueError: as the class.
+        """
+        methods = () if method_names is None else (method_names,)
+        return cls(load(path), *methods, name=name, lifetime=lifetime, replace=replace)
 
     @_GivesWay
     def free(self) -> None:
@@ -238,6 +285,9 @@ _LOAD = (
 )
 
 
+Share = Literal["store", "file"]
+
+
 class _Settings(NamedTuple):
     """What an `ActorWrapper` knows beside the image."""
 
@@ -245,6 +295,14 @@ class _Settings(NamedTuple):
     description: str
     device: Device | None
     use_fast_load: bool
+    file: FileSource | None = None
+    """The file that the image was published from."""
+    share: Share = "store"
+
+    @property
+    def shared_file(self) -> FileSource | None:
+        """Where nodes that have it load the pipeline from; None: all load it from the store."""
+        return self.file if self.share == "file" else None
 
 
 class _Source(NamedTuple):
@@ -294,13 +352,65 @@ class ActorWrapper(PublishedModels, Generic[P]):
         checked(device)
         naming = named.checked(name, lifetime, replace)
         image, models, description = freeze_pipeline(pipeline, model_attr_names)
-        settings = _Settings(models, description, device, use_fast_load)
+        self._publish(naming, image, _Settings(models, description, device, use_fast_load))
+
+    @classmethod
+    def from_file(
+        cls: type[A],
+        path: str | os.PathLike[str],
+        *,
+        device: Device | None = None,
+        name: str | None = None,
+        lifetime: Lifetime | None = None,
+        replace: bool = False,
+        share: Share = "store",
+    ) -> A:
+        """Wrap the pipeline that `save` wrote to a file, without unpickling it here.
+
+        Its weights go straight from the file to this node's object store: this process makes no private copy of them.
+        Workers unpickle the pipeline, which can run any code: see `load`.
+
+        Args:
+            path: of the file, seen from this process.
+            device: as for the class.
+            name: as for the class. With `lifetime="detached"` the cluster remembers the file as well: should the actor
+                that keeps named models be lost, with its node, the one that takes its place publishes the file again,
+                if its own node has it at the same path with the same content.
+            lifetime: as for the class.
+            replace: as for the class.
+            share: what the workers of a node share. "store": the copy in the node's object store. "file": the file
+                itself, on nodes that have it at the same path with the same content, so that the model need not be
+                brought to their stores; other nodes share the store's copy, which is made here in any case.
+
+        Raises:
+            OSError: there is no such file, or it cannot be opened.
+            TypeError: the file holds no TorchScript module, and this is a `JITActorWrapper`.
+            ValueError: it is not a file that `save` wrote, or it is damaged; `share` is something else; or as the
+                class.
+        """
+        if share not in ("store", "file"):
+            raise ValueError(f"Expected 'store' or 'file' for share=, got {share!r}.")
+        checked(device)
+        naming = named.checked(name, lifetime, replace)
+        saved = opened(path)
+        cls._check_saved(saved)
+        file = FileSource(saved.path, saved.digest)
+        settings = _Settings(saved.models, description_of(saved.class_name), device, False, file, share)
+        wrapper = object.__new__(cls)
+        wrapper._publish(naming, saved.image, settings)
+        return wrapper
+
+    @classmethod
+    def _check_saved(cls, saved: Saved) -> None:
+        """Raises a TypeError for a file that this class does not wrap."""
+
+    def _publish(self, naming: named.Naming | None, image: Image, settings: _Settings) -> None:
         self._source: _Source | ModelName | None
         """Where to load from, or the name that says it; None: the wrapper was freed."""
         if naming is None:
             self._source = _Source(store.publish(image), settings)
         else:
-            named.publish(naming, type(self), settings, [image])
+            named.publish(naming, type(self), settings, [image], settings.file)
             self._source = naming.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -314,8 +424,11 @@ class ActorWrapper(PublishedModels, Generic[P]):
 
     def __repr__(self) -> str:
         source = vars(self).get("_source")  # which is missing after an error in __init__
-        name = f" {source}" if isinstance(source, ModelName) else ""
-        return f"<{type(self).__name__}{name}: its load(), called in an actor, gives the pipeline>"
+        origin = f" {source}" if isinstance(source, ModelName) else ""
+        if isinstance(source, _Source) and source.settings.file is not None:
+            where = "the file where a node has it, else the store" if source.settings.share == "file" else "the store"
+            origin = f" from file {source.settings.file.path!r}, shared through {where}"
+        return f"<{type(self).__name__}{origin}: its load(), called in an actor, gives the pipeline>"
 
     def _current(self) -> _Source:
         """Where to load from now."""
@@ -335,7 +448,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
         Of a model that has a name they are those of the present one, and stay so.
         """
         image, settings = self._current()
-        skeleton, refs = published_pipeline(image, settings.models, settings.description)
+        skeleton, refs = published_pipeline(image, settings.models, settings.description, settings.shared_file)
         return {
             "pipeline_skeleton": skeleton,
             "model_refs": refs,
@@ -355,7 +468,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
             ModelLostError: the process that wrapped the pipeline has ended, or the node that has the weights is gone.
         """
         image, settings = self._current()
-        skeleton = PipelineSkeleton(image, frozenset(), settings.description)
+        skeleton = PipelineSkeleton(image, frozenset(), settings.description, settings.shared_file)
         loaded: P = load_pipeline_in_actor(skeleton, {}, settings.device if device is None else device)
         return loaded
 
@@ -405,6 +518,14 @@ class JITActorWrapper(ActorWrapper[P]):
     ) -> None:
         check_holds_script(pipeline)
         super().__init__(pipeline, model_attr_names, device, name=name, lifetime=lifetime, replace=replace)
+
+    @classmethod
+    def _check_saved(cls, saved: Saved) -> None:
+        if not saved.image.scripts:
+            raise TypeError(
+                f"Expected torch.jit.ScriptModule somewhere in the pipeline of {saved.path!r}, which holds none. "
+                "For other models there are TaskWrapper and ActorWrapper."
+            )
 
     @property
     def constructor_kwargs(self) -> dict[str, Any]:

@@ -18,6 +18,18 @@ class Error : public std::runtime_error {
     no_such_segment,   // An index that is not smaller than the number of segments.
     out_of_bounds,     // What is said to lie in some bytes does not lie within them.
     bad_thread_count,  // No thread at all, or more than Prefault::max_threads.
+    no_such_block,     // The same as no_such_segment, of an image's blocks.
+    no_such_blob,      // The same, of its blobs.
+    // An image file's fault, or that of what is to be written to one. docs/image_format.md says which is when.
+    not_an_image,      // No safetensors file, or one without a version of the image format.
+    unknown_version,   // An image of a version that this engine does not know.
+    truncated,         // The file is shorter or longer than its header says.
+    malformed_header,  // The header is not as the format has it.
+    malformed_index,   // The index is not as the format has it, or contradicts the header.
+    damaged,           // Bytes do not have the digest that they were written with.
+    too_large,         // More than one of the format's limits allows.
+    reserved_name,     // A name that begins with `zerocopy.`.
+    duplicate_name,    // A name that is used twice.
     // The machine's say. A View answers these with a private copy, and gives the message as its reason.
     not_shared,      // The bytes lie in private memory.
     malformed_maps,  // What the kernel says of a mapping is not what it documents.

@@ -75,6 +75,9 @@ class System {
   virtual Result<std::byte*> map_private(int descriptor, std::uint64_t offset, std::size_t length,
                                          std::byte* address) = 0;
 
+  // Shared, readable mapping of a file open for reading, from its first byte on.
+  virtual Result<std::byte*> map_shared(int descriptor, std::size_t length) = 0;
+
   virtual int unmap(std::span<std::byte> range) = 0;
 
   // Puts all pages of a range into this process's page table as if each was read (MADV_POPULATE_READ, Linux 5.14; for
@@ -104,8 +107,33 @@ class System {
   // /proc/self/pagemap. May stop early: go on from walked_to.
   virtual Result<WrittenPages> scan_written_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) = 0;
 
-  // For reading only, and closed by exec: as every descriptor that comes from here.
+  // For reading only. Every descriptor that comes from here is closed by exec, and but for those of the two members
+  // that create files, none is for writing.
   virtual Result<FileDescriptor> open(const std::string& path) = 0;
+
+  // A new, empty regular file for writing that has no name, in the file system of a directory (O_TMPFILE). It is gone
+  // with its descriptor unless link() gives it a name.
+  virtual Result<FileDescriptor> create_unnamed(const std::string& directory) = 0;
+
+  // A new, empty regular file for writing; EEXIST when something has that name already.
+  virtual Result<FileDescriptor> create(const std::string& path) = 0;
+
+  // Writes some bytes, one span after the other, to a file from `offset` on. The value is how many were written, which
+  // may be fewer than all; no more than 1,024 spans are looked at.
+  virtual Result<std::size_t> write_at(int descriptor, std::span<const std::span<const std::byte>> bytes,
+                                       std::uint64_t offset) = 0;
+
+  // Returns when what was written to a file, or the names in a directory, would outlast a loss of power.
+  virtual int sync(int descriptor) = 0;
+
+  // Gives a file of create_unnamed() a name; EEXIST when something has that name already.
+  virtual int link(int descriptor, const std::string& path) = 0;
+
+  // Puts a file in the place of what has the name `to`, if anything has; whoever opens `to` finds one or the other.
+  virtual int rename(const std::string& from, const std::string& to) = 0;
+
+  virtual int remove(const std::string& path) = 0;
+
   virtual Result<FileStatus> status(int descriptor) = 0;
   virtual Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) = 0;
   virtual Result<std::string> read_file(const std::string& path) = 0;

@@ -72,6 +72,18 @@ class BlockTable:
         (self._met.host if host else self._met.tensors).add(number)
         return number
 
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def memories(self) -> Iterator[Bytes]:
+        """The bytes of each block, in the order of their numbers; each array keeps its block's owner."""
+        for (address, nbytes), owner in zip(self._numbers, self._owners, strict=True):
+            yield np.asarray(Span(address, nbytes, [owner])) if nbytes else np.empty(0, np.uint8)
+
+    def find(self, address: int, nbytes: int) -> int | None:
+        """The number of the `nbytes` bytes at `address`; None: they have none."""
+        return self._numbers.get((address if nbytes else 0, nbytes))
+
     def nbytes(self, number: int) -> int:
         """The size of a block."""
         return self._sizes[number]

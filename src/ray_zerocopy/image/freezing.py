@@ -16,6 +16,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.nn.utils import parametrize
 
+from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.image import leaves, paths
 from ray_zerocopy.image.arrays import is_shareable, reduce_array
 from ray_zerocopy.image.blocks import BlockTable, Met
@@ -66,25 +67,28 @@ def freeze_each(
         TypeError: as `freeze`.
     """
     with no_collection():
-        return _freeze_each(roots, external, share)
+        shared = None
+        if share is not None:
+            parts = _Walk(external)
+            parts.frozen_scripts([parts.root(part, "pipeline") for part in share])
+            shared = parts.blocks.keys()
+        return _frozen(roots, external).image(shared)
 
 
-def _freeze_each(roots: Mapping[str, Any], external: External | None, share: Sequence[Any] | None) -> Image:
-    shared = None
-    if share is not None:
-        parts = _Walk(external)
-        parts.frozen_scripts([parts.root(part, "pipeline") for part in share])
-        shared = parts.blocks.keys()
+def freeze_roots(roots: Mapping[str, Any], *, external: External | None = None) -> Frozen:
+    """As `freeze_each`, for whoever lays the blocks out otherwise than an `Image` does."""
+    with no_collection():
+        return _frozen(roots, external)
+
+
+def _frozen(roots: Mapping[str, Any], external: External | None) -> Frozen:
     walk = _Walk(external)
-    frozen = [walk.root(root, name) for name, root in roots.items()]
+    frozen = tuple(walk.root(root, name) for name, root in roots.items())
     archives = walk.frozen_scripts(frozen)
-    blocks, segments = walk.blocks.layout([root.met.tensors | root.met.host for root in frozen], shared)
-    places = {scripts: place for place, scripts in enumerate(archives)}
-    skeletons = tuple(root.skeleton(blocks, places.get(root.scripts)) for root in frozen)
-    return Image(skeletons, tuple(blocks), tuple(segments), tuple(walk.externals), tuple(archives.values()))
+    return Frozen(tuple(roots), frozen, archives, walk.blocks, walk.storages, walk.externals, walk.programs)
 
 
-class _FrozenRoot(NamedTuple):
+class FrozenRoot(NamedTuple):
     """A skeleton, and what the walk over its root met: the blocks, and TorchScript modules by their numbers."""
 
     pickled: bytes
@@ -100,6 +104,40 @@ class _FrozenRoot(NamedTuple):
         return Skeleton(self.pickled, self.buffers, archive, tuple(sorted(self.met.tensors)), *segments)
 
 
+class Frozen(NamedTuple):
+    """Objects that were frozen, before their blocks are laid out. It borrows their memory."""
+
+    names: tuple[str, ...]
+    roots: tuple[FrozenRoot, ...]
+    """In the order of `names`."""
+    archives: dict[frozenset[int], FrozenScripts]
+    """By the numbers of the TorchScript modules in them: a root's is that of its `scripts`."""
+    blocks: BlockTable
+    storages: StorageCollector
+    externals: list[Any]
+    programs: list[CompiledProgram]
+
+    def archive(self, root: FrozenRoot) -> int | None:
+        """The place in `archives` of a root's archive; None without TorchScript modules."""
+        return list(self.archives).index(root.scripts) if root.scripts else None
+
+    def image(self, shared: set[tuple[int, int]] | None = None) -> Image:
+        """The image, its blocks laid out as disjoint segments.
+
+        Args:
+            shared: as for `BlockTable.layout`.
+        """
+        blocks, segments = self.blocks.layout([root.met.tensors | root.met.host for root in self.roots], shared)
+        return Image(
+            tuple(root.skeleton(blocks, self.archive(root)) for root in self.roots),
+            tuple(blocks),
+            tuple(segments),
+            tuple(self.externals),
+            tuple(self.archives.values()),
+            tuple(package_of(program) for program in self.programs),
+        )
+
+
 class _Walk:
     """What the walks over the roots of one image have in common."""
 
@@ -110,6 +148,8 @@ class _Walk:
         self.is_external = external
         self.externals: list[Any] = []
         self._external_numbers: dict[int, int] = {}
+        self.programs: list[CompiledProgram] = []
+        self._program_numbers: dict[int, int] = {}
 
     def external(self, obj: Any) -> tuple[Any, ...]:
         number = self._external_numbers.setdefault(id(obj), len(self.externals))
@@ -117,7 +157,14 @@ class _Walk:
             self.externals.append(obj)
         return leaves.external, (number,)
 
-    def root(self, root: Any, name: str) -> _FrozenRoot:
+    def program(self, program: CompiledProgram) -> tuple[Any, ...]:
+        number = self._program_numbers.setdefault(id(program), len(self.programs))
+        if number == len(self.programs):
+            self.programs.append(program)
+        cls, (_, constants) = program.__reduce__()
+        return leaves.program, (cls, number, constants)
+
+    def root(self, root: Any, name: str) -> FrozenRoot:
         try:
             return self._root(root)
         except Exception as error:
@@ -128,12 +175,12 @@ class _Walk:
                 "make this part anew in the worker, or leave it out in its owner's __getstate__."
             ) from error
 
-    def _root(self, root: Any) -> _FrozenRoot:
+    def _root(self, root: Any) -> FrozenRoot:
         modules = ModuleReducer()
         frozen = _Pickler(self, modules).frozen(root)
         return _Pickler(self, ModuleReducer(leave_out=False)).frozen(root) if modules.left_out_shared else frozen
 
-    def frozen_scripts(self, roots: Sequence[_FrozenRoot]) -> dict[frozenset[int], FrozenScripts]:
+    def frozen_scripts(self, roots: Sequence[FrozenRoot]) -> dict[frozenset[int], FrozenScripts]:
         """The archives of the TorchScript modules that each root met; their blocks are added to those that it met."""
         archives: dict[frozenset[int], FrozenScripts] = {}
         for root in roots:
@@ -176,7 +223,7 @@ class _Pickler(cloudpickle.CloudPickler):
         self._scripts: set[int] = set()
         self._reducers: dict[type, _Reducer] = {}
 
-    def frozen(self, root: Any) -> _FrozenRoot:
+    def frozen(self, root: Any) -> FrozenRoot:
         met = self._walk.blocks.begin()
         self.dump(root)  # type: ignore[no-untyped-call]
         training = _training(self._modules)
@@ -184,7 +231,7 @@ class _Pickler(cloudpickle.CloudPickler):
         scripts = {id(m): (m, python_attributes(m)) for m in self._modules if isinstance(m, torch.jit.ScriptModule)}
         self.dump((training, recurrent, list(scripts.values())))  # type: ignore[no-untyped-call]
         self._reducers.clear()  # which refer to this pickler, and it to all it met: that is not left to the collector
-        return _FrozenRoot(self._stream.getvalue(), tuple(self._buffers.numbers), met, frozenset(self._scripts))
+        return FrozenRoot(self._stream.getvalue(), tuple(self._buffers.numbers), met, frozenset(self._scripts))
 
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
@@ -213,6 +260,8 @@ class _Pickler(cloudpickle.CloudPickler):
             return self._ordered_dict
         if issubclass(cls, ExportedProgram):
             return reduce_exported_program
+        if cls is CompiledProgram:
+            return self._walk.program
         if cls.__name__ == UNREADABLE:
             return _refuse_unreadable
         return self._by_default
@@ -271,6 +320,11 @@ class _Buffers:
         address = flat.__array_interface__["data"][0]
         self.numbers.append(self._blocks.add(address, flat.nbytes, buffer, host=True))
         return False
+
+
+def package_of(program: CompiledProgram) -> bytes:
+    """What the library of a compiled program was loaded from."""
+    return program.__reduce__()[1][0]
 
 
 def _refuse_unreadable(obj: Any) -> Any:

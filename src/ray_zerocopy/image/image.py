@@ -95,6 +95,8 @@ class Image:
     """Objects the skeletons refer to but do not hold, for whoever transports the image to carry (`ray.ObjectRef`s)."""
     scripts: tuple[FrozenScripts, ...] = ()
     """Of the roots with TorchScript modules; those with the same modules have one together."""
+    packages: tuple[bytes, ...] = ()
+    """Of compiled programs, without their constants."""
 
     def skeleton(self, number: int) -> Skeleton:
         """The skeleton with a number from outside; ValueError if there is none."""
@@ -116,7 +118,7 @@ class Image:
 
     def __reduce__(self) -> tuple[Any, ...]:
         travelling = [s if isinstance(s, bytes) else pickle.PickleBuffer(s) for s in self.segments]
-        return _image, (self.skeletons, self.blocks, travelling, self.externals, self.scripts)
+        return _image, (self.skeletons, self.blocks, travelling, self.externals, self.scripts, self.packages)
 
 
 def entry(entries: Sequence[T], number: int, what: str) -> T:
@@ -141,5 +143,6 @@ def _image(
     segments: Sequence[Segment],
     externals: tuple[Any, ...],
     scripts: tuple[FrozenScripts, ...],
+    packages: tuple[bytes, ...],
 ) -> Image:
-    return Image(skeletons, blocks, tuple(segments), externals, scripts)
+    return Image(skeletons, blocks, tuple(segments), externals, scripts, packages)

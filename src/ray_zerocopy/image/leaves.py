@@ -50,5 +50,10 @@ def script(number: int) -> Any:
     _refuse()
 
 
+def program(cls: type, number: int, constants: Any) -> Any:
+    """A compiled program of class `cls`, made of one of `Image.packages` and its constants."""
+    _refuse()
+
+
 def _refuse() -> NoReturn:
     raise pickle.UnpicklingError("A skeleton can only be unpickled by ray_zerocopy.image.thaw.")

@@ -5,7 +5,7 @@ It answers the calls in a skeleton (`ray_zerocopy.image.leaves`), so that pickle
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,10 @@ class HostMemory:
     def external(self, number: int) -> Any:
         """One of the image's external objects."""
         return entry(self._image.externals, number, "external object")
+
+    def program(self, cls: type[Any], number: int, constants: Mapping[str, torch.Tensor]) -> Any:
+        """A compiled program, made of one of the image's packages."""
+        return cls(entry(self._image.packages, number, "package"), constants)
 
     def script(self, number: int) -> torch.jit.ScriptModule:
         """One of the image's TorchScript modules."""

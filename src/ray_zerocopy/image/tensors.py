@@ -69,6 +69,14 @@ class StorageCollector:
             storage = self._on_host.setdefault(storage._cdata, (storage, storage.cpu()))[1]
         return self._blocks.add(storage.data_ptr(), storage.nbytes(), storage)
 
+    def find(self, storage: torch.UntypedStorage) -> int | None:
+        """The number that a storage's block has; None: it has none."""
+        if storage.device.type != "cpu":
+            if storage._cdata not in self._on_host:
+                return None
+            storage = self._on_host[storage._cdata][1]
+        return self._blocks.find(storage.data_ptr(), storage.nbytes())
+
 
 def reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...] | None:
     """A reduction (as of `object.__reduce_ex__`) of tensors that are plain, or whose own needs `torch.load` around it.
@@ -134,14 +142,17 @@ def _reduce_mended(tensor: torch.Tensor) -> tuple[Any, ...] | None:
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether a tensor is its class, its storage and its form, and nothing else."""
+    return is_elements(tensor) and not tensor.__dict__ and not tensor._backward_hooks
+
+
+def is_elements(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values are the elements that lie in its storage, as its form says."""
     cls = type(tensor)
     return (
         (cls is torch.Tensor or cls is nn.Parameter)
         and tensor.layout is torch.strided
         and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
         and not tensor._is_zerotensor()
-        and not tensor.__dict__
-        and not tensor._backward_hooks
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 from typing import Any, NamedTuple
@@ -20,6 +21,12 @@ class Thawed(NamedTuple):
 
     root: Any
     view: _engine.View | None
+
+    def prefault(self) -> None:
+        """Begins to take the View's page faults in the background, ahead of the first use."""
+        if self.view is not None:
+            with contextlib.suppress(OSError):  # no thread to be had: then the first use takes its page faults itself
+                self.view.prefault()
 
 
 def thaw(image: Image, device: torch.device | str | None = None, *, skeleton: int = 0) -> Any:

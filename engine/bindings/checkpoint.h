@@ -1,0 +1,10 @@
+// Checkpoints in safetensors files, for Python.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace zerocopy::python {
+
+void bind_checkpoint(nanobind::module_& module);
+
+}  // namespace zerocopy::python

@@ -1,0 +1,174 @@
+#include "image.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "zerocopy/image.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace zerocopy::python {
+namespace {
+
+using ReadOnlyBytes = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>, nb::c_contig>;
+
+nb::handle image_error;  // The class. The module keeps it.
+
+// The code's name where it is an image's fault; none where it is not.
+std::optional<const char*> name_of(Error::Code code) {
+  switch (code) {
+    case Error::Code::not_an_image:
+      return "not_an_image";
+    case Error::Code::unknown_version:
+      return "unknown_version";
+    case Error::Code::truncated:
+      return "truncated";
+    case Error::Code::malformed_header:
+      return "malformed_header";
+    case Error::Code::malformed_index:
+      return "malformed_index";
+    case Error::Code::damaged:
+      return "damaged";
+    case Error::Code::too_large:
+      return "too_large";
+    case Error::Code::reserved_name:
+      return "reserved_name";
+    case Error::Code::duplicate_name:
+      return "duplicate_name";
+    default:
+      return std::nullopt;
+  }
+}
+
+// Opened without the GIL: a file may be on a disk, or on a server, that takes its time.
+Image open(const std::string& path) {
+  try {
+    const nb::gil_scoped_release no_gil;
+    return Image::open(path);
+  } catch (const Error& error) {
+    if (error.code() != Error::Code::system_call) {
+      throw;
+    }
+    errno = error.system_error();
+    PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
+    throw nb::python_error();
+  }
+}
+
+// The array holds the Python object that the Image is in, and so the file's mapping.
+ReadOnlyBytes as_array(std::span<const std::byte> bytes, nb::handle owner) {
+  return ReadOnlyBytes(bytes.data(), {bytes.size()}, owner);
+}
+
+ReadOnlyBytes segment(nb::handle_t<Image> self, std::size_t number) {
+  return as_array(nb::cast<const Image&>(self).segment(number), self);
+}
+
+ReadOnlyBytes blob(nb::handle_t<Image> self, std::size_t number) {
+  const Image& image = nb::cast<const Image&>(self);
+  std::span<const std::byte> bytes;
+  {
+    const nb::gil_scoped_release no_gil;  // Its digest is computed.
+    bytes = image.blob(number);
+  }
+  return as_array(bytes, self);
+}
+
+std::vector<std::string> verify(const Image& image, unsigned threads) {
+  std::vector<std::string> sentences;
+  for (const Damage& damage : image.verify(threads)) {
+    sentences.push_back(std::string(damage.part == Damage::Part::segment ? "Segment " : "Blob ") +
+                        std::to_string(damage.number) + " has the digest " + damage.found + " instead of " +
+                        damage.expected + ".");
+  }
+  return sentences;
+}
+
+}  // namespace
+
+bool raise_image_error(const Error& error) {
+  const std::optional<const char*> code = name_of(error.code());
+  if (!code) {
+    return false;
+  }
+  const nb::object raised = image_error(error.what());
+  raised.attr("code") = *code;
+  PyErr_SetObject(image_error.ptr(), raised.ptr());
+  return true;
+}
+
+void bind_image(nb::module_& module) {
+  nb::dict attributes;
+  attributes["code"] = "";
+  const nb::object error = nb::steal(PyErr_NewExceptionWithDoc(
+      (nb::cast<std::string>(module.attr("__name__")) + ".ImageError").c_str(),
+      "An image file, or what is to be written to one, is not as docs/image_format.md specifies.\n\n"
+      "`code` is the error's name there: not_an_image, damaged, ...",
+      PyExc_ValueError, attributes.ptr()));
+  module.attr("ImageError") = error;
+  image_error = error;
+
+  nb::class_<Image>(
+      module, "Image", nb::is_final(),
+      "An image file, open for reading, and checked but for the digests of segments and blobs.\n\n"
+      "All members may be used from any thread. Nobody may write to the file in place or shorten it while\n"
+      "it is open; it may be removed or replaced by another of its name.")
+      .def_static("open", &open, "path"_a,
+                  "Opens a file and checks it: its header and its index, not all of its bytes.\n\n"
+                  "Raises:\n"
+                  "    OSError: it cannot be opened or mapped.\n"
+                  "    ImageError: it is no image, or not one that was written as it is.")
+      .def_prop_ro(
+          "index", [](const Image& self) { return self.index(); }, "The index, as JSON.")
+      .def_prop_ro(
+          "digest", [](const Image& self) { return self.digest(); },
+          "Of the index, which holds those of all segments and blobs: 32 hexadecimal digits (XXH3-128).")
+      .def_prop_ro(
+          "path", [](const Image& self) { return self.file()->name(); }, "The path that was opened.")
+      .def_prop_ro(
+          "nbytes", [](const Image& self) { return self.file()->bytes().size(); }, "The file's length in bytes.")
+      .def_prop_ro(
+          "metadata",
+          [](const Image& self) {
+            nb::dict metadata;
+            for (const auto& [key, value] : self.metadata()) {
+              metadata[key.c_str()] = value;
+            }
+            return metadata;
+          },
+          nb::sig("def metadata(self) -> dict[str, str]"),
+          "What users of the writer have put into the file's metadata.")
+      .def("segment", &segment, "number"_a,
+           nb::sig("def segment(self, number: int) -> numpy.typing.NDArray[numpy.uint8]"),
+           "A segment's bytes, shared with everybody who has the file open: shape (bytes,), read-only.\n\n"
+           "The array keeps the Image, and so the file's mapping.\n\n"
+           "Raises:\n"
+           "    IndexError: there is no such segment.")
+      .def("blob", &blob, "number"_a, nb::sig("def blob(self, number: int) -> numpy.typing.NDArray[numpy.uint8]"),
+           "A blob's bytes, likewise, compared with their digest when they are first asked for.\n\n"
+           "Raises:\n"
+           "    IndexError: there is no such blob.\n"
+           "    ImageError: its bytes are not those that were written.")
+      .def("verify", &verify, "threads"_a = 1, nb::call_guard<nb::gil_scoped_release>(),
+           "Reads all segments and blobs and compares them with their digests.\n\n"
+           "Args:\n"
+           "    threads: 1 to 64.\n\n"
+           "Returns:\n"
+           "    A sentence for each that is damaged; none when the file is sound.\n\n"
+           "Raises:\n"
+           "    ValueError: another number of threads.");
+}
+
+}  // namespace zerocopy::python

@@ -1,0 +1,62 @@
+// A file whose bytes any number of processes share through the page cache.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "zerocopy/file_descriptor.h"
+#include "zerocopy/system.h"
+
+namespace zerocopy {
+
+// A file, mapped as a whole, shared and read-only. The object keeps a descriptor on it as well, so the bytes remain
+// when the file's name is removed or given to another file (which is how a file should be replaced: by rename). A View
+// over spans of bytes() finds that descriptor and maps the same pages, copy on write.
+//
+// What no reader can prevent is that somebody writes to the file in place: other bytes are then seen here as well. If
+// somebody shortens it, an access behind its new end raises SIGBUS, which ends the process. A sealed memfd
+// (F_SEAL_SHRINK, F_SEAL_WRITE) is safe from both.
+//
+// Ownership: the object owns its descriptor and its mapping; whoever keeps the shared pointer keeps the bytes.
+// Threads: all members may be called from any thread at any time. A child after fork has the mapping as well.
+// `system` must outlive the object.
+class SharedFile {
+ public:
+  // Opens the file at `path` for reading. Throws Error::Code::system_call, with the errno of the call that failed, when
+  // it cannot be opened or mapped (ENOENT, EACCES, ENODEV for a directory, ...).
+  static std::shared_ptr<const SharedFile> open(const std::string& path, System& system = System::real());
+
+  // Takes over a descriptor that is open for reading: a memfd, or a file that was received from another process. `name`
+  // is for messages. Throws as open() does; the descriptor is closed then.
+  static std::shared_ptr<const SharedFile> adopt(FileDescriptor descriptor, std::string name,
+                                                 System& system = System::real());
+
+  SharedFile(SharedFile&&) = delete;
+  SharedFile& operator=(SharedFile&&) = delete;
+  SharedFile(const SharedFile&) = delete;
+  SharedFile& operator=(const SharedFile&) = delete;
+  ~SharedFile();
+
+  // The whole file, as long as it was when it was opened. An empty file has no address.
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return bytes_; }
+
+  // The path that was opened, or the name that was given.
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+
+  // Remains this object's.
+  [[nodiscard]] int descriptor() const noexcept { return descriptor_.number(); }
+
+  [[nodiscard]] System& system() const noexcept { return *system_; }
+
+ private:
+  SharedFile(FileDescriptor descriptor, std::string name, System& system);
+
+  FileDescriptor descriptor_;
+  std::string name_;
+  System* system_;
+  std::span<std::byte> bytes_;
+};
+
+}  // namespace zerocopy

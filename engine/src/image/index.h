@@ -1,0 +1,38 @@
+// The index of an image.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "image/header.h"
+#include "zerocopy/image.h"
+
+namespace zerocopy {
+
+// Bytes that have a digest: a segment or a blob.
+struct Part {
+  Range range;
+  std::string digest;
+};
+
+// What the index of an image says.
+struct Index {
+  std::vector<Part> segments;
+  std::vector<Block> blocks;
+  std::vector<Tensor> tensors;
+  std::vector<std::uint32_t> by_name;  // The tensors' numbers, in the order of their names.
+  std::vector<Part> blobs;
+  std::vector<Root> roots;
+  std::vector<Archive> archives;
+  std::vector<Program> programs;
+  std::string producer;
+
+  [[nodiscard]] const Tensor* find(std::string_view name) const noexcept;
+};
+
+// Reads and checks the index, by itself and against the header. Throws Error as Image::open does.
+Index read_index(const Header& header);
+
+}  // namespace zerocopy

@@ -1,0 +1,143 @@
+"""Files with a pipeline in them, loaded by any process, in one copy for all of a machine. Imports nothing of Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from ray_zerocopy import _engine
+from ray_zerocopy.devices import Device, present
+from ray_zerocopy.image import Image, Thawed, thaw_in_view
+from ray_zerocopy.image.reading import read
+
+_CLASS = "ray_zerocopy.pipeline"
+_MODELS = "ray_zerocopy.models"
+
+
+def metadata_of(pipeline: Any, models: Sequence[str]) -> dict[str, str]:
+    """What the header of a pipeline's file says for `opened`.
+
+    Args:
+        pipeline: whose class is noted.
+        models: where each of its outermost models is within it.
+    """
+    return {_CLASS: type(pipeline).__name__, _MODELS: json.dumps(list(models))}
+
+
+def load(path: str | os.PathLike[str], device: Device | None = None) -> Any:
+    """Load a pipeline from a file that `save` wrote. Ray is neither needed nor started.
+
+    The pipeline's weights are the file's pages in the page cache, which all processes of the machine that load the file
+    share, until they are written to: what is written no other process sees, nor does the file. Each load gives an
+    independent pipeline. The file may be replaced (by `save`, or by renaming another one), or removed, while a pipeline
+    is loaded from it; it must not be changed in place, nor shortened.
+
+    A file can run any code when it is loaded, as a pickle can: load only files of those whose programs you would run.
+
+    Args:
+        path: of the file.
+        device: where the pipeline's tensors go; None: the CPU.
+
+    Returns:
+        The pipeline, models in eval mode.
+
+    Raises:
+        FileNotFoundError, OSError: there is no such file, or it cannot be opened.
+        ValueError: it is not a file that `save` wrote, or is truncated or damaged, which is found as far as the file's
+            structure is concerned (`python -m ray_zerocopy verify` compares the weights as well). Or `device` is not a
+            device.
+        RuntimeError: this process lacks the device.
+        Exception: what is raised when an object of the pipeline is unpickled: `ModuleNotFoundError` where its module
+            is missing, say. A note says which versions of Python and torch the file was written with.
+    """
+    return opened(path).load(0, present(device)).root
+
+
+class FileSource(NamedTuple):
+    """A file that a process may find at a path. Small to pickle."""
+
+    path: str
+    """Absolute."""
+    digest: str
+
+    def opened(self) -> Saved | None:
+        """The file, open, where this machine has it with that very content; else None."""
+        try:
+            found = opened(self.path)
+        except (OSError, ValueError):
+            return None
+        return found if found.digest == self.digest else None
+
+
+class Saved(NamedTuple):
+    """A file with a pipeline in it, open."""
+
+    image: Image
+    """Its segments are the file's own pages, and keep the file."""
+    path: str
+    """Absolute."""
+    digest: str
+    models: tuple[str, ...]
+    """Where each outermost model is within the pipeline, as `FrozenPipeline.models`."""
+    class_name: str
+    """The pipeline's class."""
+    producer: str
+    """What wrote the file."""
+
+    def load(self, skeleton: int, device: torch.device | str | None) -> Thawed:
+        """One of the image's roots, prefaulted in the background.
+
+        Raises:
+            Exception: as when any pickle is loaded; a note says what wrote the file.
+        """
+        try:
+            thawed = thaw_in_view(self.image, device, skeleton=skeleton)
+        except Exception as error:
+            error.add_note(f"While the file {self.path!r} was loaded, which was written by {self.producer}.")
+            raise
+        thawed.prefault()
+        return thawed
+
+
+def opened(path: str | os.PathLike[str]) -> Saved:
+    """Opens a file that `save` wrote, without unpickling anything.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as `load`.
+    """
+    where = os.path.abspath(os.fspath(path))
+    try:
+        file = _engine.Image.open(where)
+    except _engine.ImageError as error:
+        if error.code == "not_an_image" and _is_checkpoint(where):
+            raise ValueError(
+                f"{where!r} is a safetensors file that holds tensors only, no pipeline. Make the module that they "
+                "belong to, and give it its weights: ray_zerocopy.load_checkpoint(module, path)."
+            ) from error
+        raise
+    image = read(file)
+    if not image.skeletons:
+        raise ValueError(
+            f"{where!r} is an image file without a Python pipeline: what wrote it ({_producer(file)}) saved tensors "
+            "only. They can be read with the safetensors package."
+        )
+    metadata = file.metadata
+    models = tuple(json.loads(metadata.get(_MODELS, "[]")))
+    return Saved(image, where, file.digest, models, metadata.get(_CLASS, "object"), _producer(file))
+
+
+def _producer(file: _engine.Image) -> str:
+    producer: str = json.loads(file.index)["producer"]
+    return producer
+
+
+def _is_checkpoint(path: str) -> bool:
+    try:
+        _engine.Checkpoint.open(path)
+    except (OSError, ValueError):
+        return False
+    return True

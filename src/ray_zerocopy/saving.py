@@ -1,0 +1,54 @@
+"""Pipelines into files: saved once, loaded by any process of a machine (`ray_zerocopy.saved`)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray_zerocopy.image import paths
+from ray_zerocopy.image.freezing import freeze_roots
+from ray_zerocopy.image.names import tensor_names
+from ray_zerocopy.image.writing import write
+from ray_zerocopy.models import check_holds_model, check_is_object, paths_of, pipeline_roots, take_apart
+from ray_zerocopy.progress import shown
+from ray_zerocopy.saved import metadata_of
+from ray_zerocopy.store import is_ray_reference
+
+
+def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False) -> None:
+    """Save a pipeline to a file, from which any number of processes load it and share its weights.
+
+    The file is a safetensors file too: a module's tensors have the names that `state_dict` gives them, after the path
+    of the module in the pipeline (`encoder.layer.0.weight`; a pipeline that is itself a module has no such path).
+    Tensors whose dtype safetensors lacks have no name; they are saved like the others.
+
+    There is never a half-written file at `path`: the file appears there when it is complete, in place of one that
+    exists. Who has loaded that one goes on with it.
+
+    Args:
+        pipeline: any picklable object holding models, tensors or numpy arrays; it is not changed.
+        path: where to save it.
+        progress: whether to show how far it has come: with tqdm where that is installed, else as messages of the
+            logger `ray_zerocopy`.
+
+    Raises:
+        TypeError: something in the pipeline cannot be pickled, or is a reference of Ray's, which means nothing outside
+            of its cluster (the message gives the path to it); it holds neither a model nor a tensor nor a numpy array,
+            or is a class or a path.
+        OSError: the file cannot be written. Then there is none, or the one that there was.
+    """
+    check_is_object(pipeline)
+    models = take_apart(pipeline).models
+    places = paths_of(models, pipeline)
+    frozen = freeze_roots(pipeline_roots(pipeline, places, models), external=is_ray_reference)
+    for reference in frozen.externals:
+        place = paths.find(pipeline, [reference], "pipeline").get(id(reference), "The pipeline")
+        raise TypeError(
+            f"{place} is a reference of Ray's ({type(reference).__name__}), which means nothing outside of its "
+            "cluster. Put what it leads to into the pipeline (ray.get), or save the pipeline without it."
+        )
+    if not frozen.blocks:
+        check_holds_model(pipeline, models, alternative=", a tensor or a numpy array")
+    names, metadata = tensor_names(models, places), metadata_of(pipeline, places)
+    with shown(f"Saving {os.fspath(path)}", progress) as told:
+        write(frozen, os.path.abspath(path), names, metadata, told)
