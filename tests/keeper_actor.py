@@ -17,6 +17,12 @@ def keeper() -> Any:
     return ray.get_actor("keeper", namespace="ray_zerocopy")
 
 
+def end_keeper() -> None:
+    """Kill the keeper; the next one is new, and knows of no loss."""
+    ray.kill(keeper())
+    assert until(lambda: failure(keeper)[0] == "ValueError")  # there is none
+
+
 def keeper_pid() -> int:
     return ray.get(keeper().__ray_call__.remote(lambda _: __import__("os").getpid()))
 
