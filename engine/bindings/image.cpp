@@ -24,7 +24,11 @@ namespace {
 
 using ReadOnlyBytes = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>, nb::c_contig>;
 
-nb::handle image_error;  // The class. The module keeps it.
+// The class ImageError, which the module keeps.
+nb::handle& image_error() {
+  static nb::handle error;
+  return error;
+}
 
 // The code's name where it is an image's fault; none where it is not.
 std::optional<const char*> name_of(Error::Code code) {
@@ -77,7 +81,7 @@ ReadOnlyBytes segment(nb::handle_t<Image> self, std::size_t number) {
 }
 
 ReadOnlyBytes blob(nb::handle_t<Image> self, std::size_t number) {
-  const Image& image = nb::cast<const Image&>(self);
+  const auto& image = nb::cast<const Image&>(self);
   std::span<const std::byte> bytes;
   {
     const nb::gil_scoped_release no_gil;  // Its digest is computed.
@@ -103,14 +107,14 @@ bool raise_image_error(const Error& error) {
   if (!code) {
     return false;
   }
-  const nb::object raised = image_error(error.what());
+  const nb::object raised = image_error()(error.what());
   raised.attr("code") = *code;
-  PyErr_SetObject(image_error.ptr(), raised.ptr());
+  PyErr_SetObject(image_error().ptr(), raised.ptr());
   return true;
 }
 
-void bind_image(nb::module_& module) {
-  nb::dict attributes;
+void bind_image(const nb::module_& module) {
+  const nb::dict attributes;
   attributes["code"] = "";
   const nb::object error = nb::steal(PyErr_NewExceptionWithDoc(
       (nb::cast<std::string>(module.attr("__name__")) + ".ImageError").c_str(),
@@ -118,7 +122,7 @@ void bind_image(nb::module_& module) {
       "`code` is the error's name there: not_an_image, damaged, ...",
       PyExc_ValueError, attributes.ptr()));
   module.attr("ImageError") = error;
-  image_error = error;
+  image_error() = error;
 
   nb::class_<Image>(
       module, "Image", nb::is_final(),

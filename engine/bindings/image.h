@@ -10,6 +10,6 @@ namespace zerocopy::python {
 // Sets ImageError as Python's error if that is what the error is to Python; returns whether it is.
 bool raise_image_error(const Error& error);
 
-void bind_image(nanobind::module_& module);
+void bind_image(const nanobind::module_& module);
 
 }  // namespace zerocopy::python

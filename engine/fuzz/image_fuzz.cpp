@@ -2,13 +2,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -46,7 +46,7 @@ bool is_verdict(Error::Code code) {
   }
 }
 
-std::shared_ptr<const SharedFile> file_of(std::span<const std::uint8_t> bytes) {
+std::shared_ptr<const SharedFile> file_of(std::string_view bytes) {
   zerocopy::FileDescriptor file(::memfd_create("image", MFD_CLOEXEC));
   require(file.number() != -1);
   require(::write(file.number(), bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
@@ -55,9 +55,9 @@ std::shared_ptr<const SharedFile> file_of(std::span<const std::uint8_t> bytes) {
 
 // A fuzzer does not find a text of a given digest: the one in the metadata becomes that of the index, when everything
 // up to there is as it should be.
-std::vector<std::uint8_t> with_digest(std::span<const std::uint8_t> file) {
+std::string with_digest(std::span<const std::uint8_t> file) {
   constexpr std::size_t digits = 32;
-  std::vector<std::uint8_t> changed(file.begin(), file.end());
+  std::string changed(file.begin(), file.end());
   try {
     static_cast<void>(zerocopy::Header(std::as_bytes(file)));
   } catch (const Error& error) {
@@ -68,9 +68,8 @@ std::vector<std::uint8_t> with_digest(std::span<const std::uint8_t> file) {
     }
     const std::string_view found = message.substr(before_found.size(), digits);
     const std::string_view expected = message.substr(message.size() - digits);
-    const auto at = std::search(changed.begin(), changed.end(), expected.begin(), expected.end());
-    if (at != changed.end()) {
-      std::copy(found.begin(), found.end(), at);
+    if (const std::size_t at = changed.find(expected); at != std::string::npos) {
+      changed.replace(at, digits, found);
     }
   }
   return changed;
@@ -83,15 +82,15 @@ void require_within(std::span<const std::byte> inner, std::span<const std::byte>
 
 std::uint8_t first_and_last_byte(const Image& image, const zerocopy::Tensor& tensor) {
   const std::span<const std::byte> block = image.block(tensor.block);
-  std::uint64_t last = tensor.offset;
+  const std::uint64_t item_size = zerocopy::item_size(tensor.dtype).value_or(0);
+  std::uint64_t last = tensor.offset + item_size - 1;
   for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) {
     if (tensor.shape[axis] == 0) {
       require(tensor.offset <= block.size());
       return 0;
     }
-    last += (tensor.shape[axis] - 1) * tensor.strides[axis] * *zerocopy::item_size(tensor.dtype);
+    last += (tensor.shape[axis] - 1) * tensor.strides[axis] * item_size;
   }
-  last += *zerocopy::item_size(tensor.dtype) - 1;
   return std::to_integer<std::uint8_t>(block[tensor.offset]) ^ std::to_integer<std::uint8_t>(block[last]);
 }
 

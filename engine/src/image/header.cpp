@@ -104,7 +104,7 @@ void Header::read_metadata(const json::Value& metadata) {
     throw Error(Error::Code::reserved_name, "the metadata has the reserved key \"" + std::string(*unknown) + "\"");
   }
   if (format != format::kFormat) {
-    kReader.refuse("the metadata has not \"format\": \"pt\"");
+    kReader.refuse(R"(the metadata has not "format": "pt")");
   }
   if (!is_digest(digest_)) {
     kReader.refuse("the metadata has the digest \"" + digest_ + "\"");

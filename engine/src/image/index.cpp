@@ -79,7 +79,7 @@ class IndexReader : private fields::Reader {
     }
   }
 
-  Part read_part(const Value& value) const {
+  [[nodiscard]] Part read_part(const Value& value) const {
     json::Elements elements = tuple(value, 3, "it");
     Part part;
     part.range.offset = number(elements.take(), "its offset");
@@ -141,7 +141,7 @@ class IndexReader : private fields::Reader {
     index_.blocks.push_back(block);
   }
 
-  Tensor read_tensor(std::string_view name, const Value& value) const {
+  [[nodiscard]] Tensor read_tensor(std::string_view name, const Value& value) const {
     json::Elements elements = tuple(value, 5, "it");
     Tensor tensor;
     tensor.name = name;
@@ -172,7 +172,7 @@ class IndexReader : private fields::Reader {
     return tensor;
   }
 
-  std::vector<Tensor> read_tensor_map(const Value& value, const char* what) const {
+  [[nodiscard]] std::vector<Tensor> read_tensor_map(const Value& value, const char* what) const {
     json::Members members = object(value, format::kMaxTensors, what);
     std::vector<Tensor> tensors;
     tensors.reserve(value.size());
@@ -280,19 +280,17 @@ class IndexReader : private fields::Reader {
     }
   }
 
-  [[nodiscard]] std::vector<std::uint32_t> segments_of(std::span<const std::uint32_t> blocks) const {
-    std::vector<std::uint32_t> segments;
+  [[nodiscard]] std::set<std::uint32_t> segments_of(std::span<const std::uint32_t> blocks) const {
+    std::set<std::uint32_t> segments;
     for (const std::uint32_t block : blocks) {
       if (const std::optional<std::uint32_t>& segment = index_.blocks[block].segment) {
-        segments.push_back(*segment);
+        segments.insert(*segment);
       }
     }
-    std::ranges::sort(segments);
-    segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
     return segments;
   }
 
-  void check_uses(std::span<const std::uint32_t> segments, const Root& root) const {
+  void check_uses(const std::set<std::uint32_t>& segments, const Root& root) const {
     if (!std::ranges::includes(root.segments, segments)) {
       refuse("it uses a block in a segment that it does not list");
     }
@@ -340,7 +338,7 @@ class IndexReader : private fields::Reader {
   std::uint64_t end_ = 0;                     // Of the last segment or blob that was read.
   std::set<std::string, std::less<>> names_;  // Of roots.
   // Of each archive, once: any number of roots may have the same.
-  std::vector<std::vector<std::uint32_t>> archive_segments_;
+  std::vector<std::set<std::uint32_t>> archive_segments_;
 };
 
 }  // namespace
