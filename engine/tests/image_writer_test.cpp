@@ -151,7 +151,7 @@ TEST(ImageWriter, what_is_written_is_what_is_read) {
 TEST(ImageWriter, a_root_has_the_segments_of_its_blocks_and_no_others) {
   const Folder folder;
   const Content content;
-  static_cast<void>(content.writer().write(folder.file()));
+  content.writer().write(folder.file());
   const Image image = Image::open(folder.file());
   // Blocks 0, 3, 4 and 6 are the first root's, the run of 1 and 2 is both's.
   ASSERT_EQ(image.segment_count(), 2U);
@@ -171,7 +171,7 @@ TEST(ImageWriter, an_image_of_nothing_is_an_image) {
 TEST(ImageWriter, tensors_that_are_whole_runs_have_entries_and_others_have_not) {
   const Folder folder;
   const Content content;
-  static_cast<void>(content.writer().write(folder.file()));
+  content.writer().write(folder.file());
   const std::string file = content_of(folder.file());
   const std::string header = file.substr(8, file.find("   ") - 8);
   for (const char* name : {"large", "small", "scalar"}) {
@@ -184,9 +184,9 @@ TEST(ImageWriter, tensors_that_are_whole_runs_have_entries_and_others_have_not) 
 
 TEST(ImageWriter, the_same_content_is_the_same_file_with_any_number_of_threads) {
   const Folder folder;
-  static_cast<void>(Content().writer().write(folder.file("one"), {1, {}}));
+  Content().writer().write(folder.file("one"), {1, {}});
   for (const unsigned threads : {2U, 3U, 64U}) {
-    static_cast<void>(Content().writer().write(folder.file("other"), {threads, {}}));
+    Content().writer().write(folder.file("other"), {threads, {}});
     EXPECT_TRUE(content_of(folder.file("one")) == content_of(folder.file("other"))) << threads;
   }
 }
@@ -194,9 +194,9 @@ TEST(ImageWriter, the_same_content_is_the_same_file_with_any_number_of_threads) 
 TEST(ImageWriter, a_file_takes_the_place_of_another_which_its_readers_keep) {
   const Folder folder;
   const Content content;
-  static_cast<void>(ImageWriter("the first").write(folder.file()));
+  ImageWriter("the first").write(folder.file());
   const Image first = Image::open(folder.file());
-  static_cast<void>(content.writer().write(folder.file()));
+  content.writer().write(folder.file());
   EXPECT_EQ(first.producer(), "the first");
   EXPECT_TRUE(first.verify().empty());
   EXPECT_EQ(Image::open(folder.file()).producer(), "a test");
@@ -206,7 +206,7 @@ TEST(ImageWriter, a_file_takes_the_place_of_another_which_its_readers_keep) {
 TEST(ImageWriter, a_new_file_has_the_permissions_that_the_umask_leaves) {
   const Folder folder;
   const mode_t before = ::umask(0027);
-  static_cast<void>(ImageWriter("").write(folder.file()));
+  ImageWriter("").write(folder.file());
   ::umask(before);
   EXPECT_EQ(std::filesystem::status(folder.file()).permissions(), static_cast<std::filesystem::perms>(0640));
 }
@@ -217,11 +217,11 @@ TEST(ImageWriter, progress_rises_to_the_total_in_the_callers_thread) {
   const auto caller = std::this_thread::get_id();
   std::vector<std::uint64_t> reports;
   std::uint64_t all = 0;
-  static_cast<void>(content.writer().write(folder.file(), {3, [&](std::uint64_t written, std::uint64_t total) {
-                                                             EXPECT_EQ(std::this_thread::get_id(), caller);
-                                                             reports.push_back(written);
-                                                             all = total;
-                                                           }}));
+  content.writer().write(folder.file(), {3, [&](std::uint64_t written, std::uint64_t total) {
+                                           EXPECT_EQ(std::this_thread::get_id(), caller);
+                                           reports.push_back(written);
+                                           all = total;
+                                         }});
   ASSERT_FALSE(reports.empty());
   EXPECT_TRUE(std::ranges::is_sorted(reports));
   EXPECT_EQ(reports.back(), all);
@@ -234,7 +234,7 @@ TEST(ImageWriter, what_progress_throws_ends_the_writing_and_leaves_nothing) {
   const Content content;
   for (const unsigned threads : {1U, 3U}) {
     const auto stop = [](std::uint64_t /*written*/, std::uint64_t /*total*/) { throw std::out_of_range("enough"); };
-    EXPECT_THROW(static_cast<void>(content.writer().write(folder.file(), {threads, stop})), std::out_of_range);
+    EXPECT_THROW(content.writer().write(folder.file(), {threads, stop}), std::out_of_range);
     EXPECT_EQ(folder.size(), 0U);
   }
 }
@@ -291,10 +291,10 @@ TEST(ImageWriter, what_no_image_has_is_refused_when_it_is_added) {
   EXPECT_EQ(refusal([&] { writer.add_metadata("c", "\xff"); }), Code::malformed_index);
   const Folder folder;
   for (const unsigned threads : {0U, 65U}) {
-    EXPECT_EQ(refusal([&] { static_cast<void>(writer.write(folder.file(), {threads, {}})); }), Code::bad_thread_count);
+    EXPECT_EQ(refusal([&] { writer.write(folder.file(), {threads, {}}); }), Code::bad_thread_count);
   }
   // Nothing of what was refused is there.
-  static_cast<void>(writer.write(folder.file()));
+  writer.write(folder.file());
   const Image image = Image::open(folder.file());
   EXPECT_EQ(image.tensors().size() + image.roots().size() + image.archives().size() + image.programs().size(), 3U);
 }
@@ -337,7 +337,7 @@ class FailsOnce final : public ForwardingSystem {
 
  private:
   bool fails() {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     return made_++ == nth_;
   }
 
@@ -374,7 +374,7 @@ TEST(ImageWriter, each_call_fails_once_and_the_file_is_whole_or_as_it_was) {
         const Content content(system);
         std::optional<Error> thrown;
         try {
-          static_cast<void>(content.writer().write(folder.file(), {2, {}}));
+          content.writer().write(folder.file(), {2, {}});
         } catch (const Error& refused) {
           thrown = refused;
         }
@@ -405,7 +405,7 @@ TEST(ImageWriter, a_file_where_none_can_be_is_an_error_with_its_reason) {
   const ImageWriter writer("");
   const auto reason = [&](const std::string& path) {
     try {
-      static_cast<void>(writer.write(path));
+      writer.write(path);
     } catch (const Error& error) {
       return error.system_error();
     }

@@ -22,7 +22,7 @@ using zerocopy::Damage;
 using zerocopy::Image;
 using zerocopy::Tensor;
 
-enum ExitStatus : std::uint8_t { sound = 0, has_damage = 1, failed = 2 };
+enum class ExitStatus : std::uint8_t { sound = 0, has_damage = 1, failed = 2 };
 
 constexpr std::string_view kUsage =
     "Usage: zerocopy inspect FILE   what is in an image file\n"
@@ -37,7 +37,7 @@ std::string in_bytes(std::uint64_t count) { return std::to_string(count) + " byt
 
 void print_tensor(const Image& image, const Tensor& tensor) {
   const Block& block = image.blocks()[tensor.block];
-  std::uint64_t nbytes = zerocopy::item_size(tensor.dtype).value();
+  std::uint64_t nbytes = zerocopy::item_size(tensor.dtype).value_or(0);
   for (const std::uint64_t length : tensor.shape) {
     nbytes *= length;
   }
@@ -98,21 +98,21 @@ ExitStatus verify(const Image& image) {
     std::cout << "sound: " << image.segment_count() << " segments and " << image.blob_count()
               << " blobs are as they were written\n";
   }
-  return damages.empty() ? sound : has_damage;
+  return damages.empty() ? ExitStatus::sound : ExitStatus::has_damage;
 }
 
 ExitStatus run(std::span<char*> arguments) {
   const std::string_view command = arguments.size() == 3 ? arguments[1] : "";
   if (command != "inspect" && command != "verify") {
     std::cerr << kUsage;
-    return failed;
+    return ExitStatus::failed;
   }
   const Image image = Image::open(arguments[2]);
   if (command == "verify") {
     return verify(image);
   }
   inspect(image);
-  return sound;
+  return ExitStatus::sound;
 }
 
 }  // namespace
@@ -121,9 +121,9 @@ int main(int count, char** arguments) {
   try {
     const ExitStatus status = run(std::span(arguments, static_cast<std::size_t>(count)));
     std::cout.flush();
-    return std::cout.good() ? status : failed;
+    return static_cast<int>(std::cout.good() ? status : ExitStatus::failed);
   } catch (const std::exception& error) {
     std::cerr << "zerocopy: " << error.what() << '\n';
-    return failed;
+    return static_cast<int>(ExitStatus::failed);
   }
 }

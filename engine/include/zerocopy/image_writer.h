@@ -65,6 +65,7 @@ class ImageWriter {
   //
   // Throws Error: bad_thread_count; too_large; system_call when the file cannot be written. If only the last step
   // fails, which makes the file's name durable, the message says so, and the file is at `path`.
+  // NOLINTNEXTLINE(modernize-use-nodiscard): it is written for the file more than for the digest.
   std::string write(const std::string& path, const WriteOptions& options = {}) const;
 
  private:

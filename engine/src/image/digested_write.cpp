@@ -78,7 +78,7 @@ class DigestedWrite {
         }
       }
     } catch (...) {
-      const std::lock_guard lock(mutex_);
+      const std::scoped_lock lock(mutex_);
       if (!failure_) {
         failure_ = std::current_exception();
       }
@@ -87,7 +87,7 @@ class DigestedWrite {
 
   // Whether there was something left.
   bool take(Chunk& chunk) {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     chunk.offset = offset_;
     chunk.nbytes = 0;
     chunk.bytes.clear();
@@ -124,7 +124,7 @@ class DigestedWrite {
   }
 
   std::uint64_t add_written(std::uint64_t nbytes) {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     written_ += nbytes;
     return written_;
   }
