@@ -12,6 +12,7 @@ import torch
 from memory import bits, weight_bytes
 from pipelines import Worker
 from torch import nn
+from torch.utils.dlpack import from_dlpack
 
 from ray_zerocopy import ActorWrapper, store
 from ray_zerocopy.image import Image, freeze_each, thaw, thaw_in_view
@@ -200,3 +201,18 @@ def test_private_parts_of_other_roots_do_not_hide_that_weights_are_not_shared() 
     assert view is not None
     assert view.copied_bytes == 0
     assert view.nbytes < 1.1 * weight_bytes(Pipeline().large)
+
+
+def test_blocks_that_follow_each_other_are_one_segment_where_few_are_wanted() -> None:
+    storage = torch.arange(3 << 15, dtype=torch.float32)
+    pieces = [from_dlpack(part) for part in storage.split(1 << 15)]  # storages of their own, without a gap
+    small = from_dlpack(storage[5:7])  # within the first
+    roots = {"both": [*pieces[:2], small], "last": pieces[2]}
+    assert len(freeze_each(roots).segments) == 3
+    image = freeze_each(roots, join=True)
+    assert sorted(memoryview(segment).nbytes for segment in image.segments) == [1 << 17, 1 << 18]
+    first, second, within = thaw(image)
+    assert torch.equal(torch.cat([first, second]), storage[: 2 << 15])
+    first[5] = -1
+    assert within[0] == -1
+    assert torch.equal(thaw(image, skeleton=1), pieces[2])

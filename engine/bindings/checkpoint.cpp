@@ -55,7 +55,7 @@ nb::list tensors(const Checkpoint& checkpoint) {
 
 }  // namespace
 
-void bind_checkpoint(nb::module_& module) {
+void bind_checkpoint(const nb::module_& module) {
   nb::class_<Checkpoint>(module, "Checkpoint", nb::is_final(),
                          "A safetensors file, open for reading; its header has been checked.\n\n"
                          "All members may be used from any thread. Nobody may write to the file in place or shorten "

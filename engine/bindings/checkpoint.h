@@ -5,6 +5,6 @@
 
 namespace zerocopy::python {
 
-void bind_checkpoint(nanobind::module_& module);
+void bind_checkpoint(const nanobind::module_& module);
 
 }  // namespace zerocopy::python

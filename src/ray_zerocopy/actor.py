@@ -45,12 +45,13 @@ class FrozenPipeline(NamedTuple):
     description: str
 
 
-def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None) -> FrozenPipeline:
+def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None, *, join: bool = True) -> FrozenPipeline:
     """Freeze a whole pipeline.
 
     Args:
         pipeline: any picklable object holding models; it is not changed.
         model_attr_names: attributes whose weights are to be shared; all else is private to each load. None: share all.
+        join: whether segments are to be few and large; False: as many as parts that may be equal to other models'.
 
     Raises:
         AttributeError: the pipeline lacks one of `model_attr_names`.
@@ -64,7 +65,9 @@ def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None) -> Fr
         share = [_attribute(pipeline, name) for name in names]
     models = take_apart(pipeline if share is None else share).models
     paths = paths_of(models, pipeline)
-    frozen = freeze_each(pipeline_roots(pipeline, paths, models), external=store.is_ray_reference, share=share)
+    frozen = freeze_each(
+        pipeline_roots(pipeline, paths, models), external=store.is_ray_reference, share=share, join=join
+    )
     if not frozen.blocks:
         all_models = models if share is None else take_apart(pipeline).models
         check_holds_model(pipeline, all_models, alternative=", a tensor or a numpy array")

@@ -225,8 +225,13 @@ class FrozenParts(NamedTuple):
     """Its externals are an `Original` in each model's place, and Ray's references."""
 
 
-def freeze_parts(pipeline: Any, method_names: Sequence[str]) -> FrozenParts:
+def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = False) -> FrozenParts:
     """Freeze a pipeline's models and the rest of it apart.
+
+    Args:
+        pipeline: it is not changed.
+        method_names: what is to run in tasks.
+        join: as for `freeze_pipeline`.
 
     Raises:
         TypeError: something in the pipeline cannot be pickled (the message gives the path to it); it holds no model,
@@ -240,7 +245,7 @@ def freeze_parts(pipeline: Any, method_names: Sequence[str]) -> FrozenParts:
     check_has_methods(parts.models, names)
     roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
     originals = [Original.of(model, number, path, names) for number, (path, model) in enumerate(roots.items())]
-    return FrozenParts(freeze_each(roots, external=store.is_ray_reference), parts.filled(originals))
+    return FrozenParts(freeze_each(roots, external=store.is_ray_reference, join=join), parts.filled(originals))
 
 
 def put_together(models: store.Published, rest: Image) -> Any:
@@ -262,7 +267,7 @@ def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
     Raises:
         TypeError, AttributeError: as `freeze_parts`.
     """
-    models, rest = freeze_parts(pipeline, method_names)
+    models, rest = freeze_parts(pipeline, method_names, join=True)
     image = store.publish(models)
     if rest.segments:  # bulk bytes outside models are shared rather than copied, too
         rest, _ = store.fetch(store.publish(rest))

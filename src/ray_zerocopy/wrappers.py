@@ -351,7 +351,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
     ) -> None:
         checked(device)
         naming = named.checked(name, lifetime, replace)
-        image, models, description = freeze_pipeline(pipeline, model_attr_names)
+        image, models, description = freeze_pipeline(pipeline, model_attr_names, join=naming is None)
         self._publish(naming, image, _Settings(models, description, device, use_fast_load))
 
     @classmethod

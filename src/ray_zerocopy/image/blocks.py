@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ class BlockTable:
         return set(self._numbers)
 
     def layout(
-        self, roots: Sequence[AbstractSet[int]], shared: set[tuple[int, int]] | None = None
+        self, roots: Sequence[AbstractSet[int]], shared: set[tuple[int, int]] | None = None, *, join: bool = False
     ) -> tuple[list[Block], list[Segment]]:
         """Lay the blocks out as disjoint segments: blocks that overlap share one.
 
@@ -104,6 +104,8 @@ class BlockTable:
             roots: of each root, the blocks that it needs.
             shared: limits sharing: of a segment with none of these blocks each process gets a copy (`bytes`). None:
                 share all.
+            join: whether blocks that follow each other in memory without a gap, as those of a checkpoint's file do,
+                lie in one segment: the object store takes a few large segments much faster than many.
         """
         users: list[int] = [0] * len(self._owners)
         for root, numbers in enumerate(roots):
@@ -113,7 +115,8 @@ class BlockTable:
         segments: list[Segment] = []
         small: dict[int, list[_Run]] = {}
         # In the order in which they were met, which is much like that of their use: pages are taken in in this order.
-        for run in sorted(self._runs(), key=_Run.first):
+        found = _joined(self._runs(), users) if join else self._runs()
+        for run in sorted(found, key=_Run.first):
             if shared is not None and shared.isdisjoint(run.keys()):
                 run.place(blocks, len(segments))
                 segments.append(run.memory().tobytes())
@@ -157,6 +160,15 @@ class _Run:
         self._blocks.append((address, nbytes, number))
         self._owners.append(owner)
 
+    def is_followed_by(self, other: _Run) -> bool:
+        """Whether another one begins where this one ends, and lies as well in a segment of both as in its own."""
+        return other.address == self.address + self.nbytes and self.nbytes % _ALIGNMENT == 0
+
+    def append(self, other: _Run) -> None:
+        self.nbytes += other.nbytes
+        self._blocks += other._blocks
+        self._owners += other._owners
+
     def first(self) -> int:
         """The number of the block that was met first."""
         return min(number for _, _, number in self._blocks)
@@ -175,6 +187,20 @@ class _Run:
         """Note in `blocks` that this run is in a segment, `offset` bytes from its start."""
         for address, nbytes, number in self._blocks:
             blocks[number] = Block(segment, offset + address - self.address, nbytes)
+
+
+def _joined(runs: Iterable[_Run], users: Sequence[int]) -> Iterator[_Run]:
+    """The runs, given by address; those that follow each other, and that the same roots need, in one."""
+    last: _Run | None = None
+    for run in runs:
+        if last is not None and last.is_followed_by(run) and last.users(users) == run.users(users):
+            last.append(run)
+            continue
+        if last is not None:
+            yield last
+        last = run
+    if last is not None:
+        yield last
 
 
 def _packed(runs: Sequence[_Run], blocks: list[Block], segment: int) -> Segment:

@@ -53,7 +53,11 @@ def freeze(pipeline: Any, *, external: External | None = None, name: str = "pipe
 
 
 def freeze_each(
-    roots: Mapping[str, Any], *, external: External | None = None, share: Sequence[Any] | None = None
+    roots: Mapping[str, Any],
+    *,
+    external: External | None = None,
+    share: Sequence[Any] | None = None,
+    join: bool = False,
 ) -> Image:
     """Freeze several objects into one image with a skeleton for each, to be thawed one by one; they share segments.
 
@@ -62,6 +66,7 @@ def freeze_each(
         external: as for `freeze`.
         share: the parts of the roots whose weights are to be shared; those of the rest are copied into the image and
             private to whoever loads it. None: all is shared.
+        join: as for `BlockTable.layout`, where all is shared.
 
     Raises:
         TypeError: as `freeze`.
@@ -72,7 +77,7 @@ def freeze_each(
             parts = _Walk(external)
             parts.frozen_scripts([parts.root(part, "pipeline") for part in share])
             shared = parts.blocks.keys()
-        return _frozen(roots, external).image(shared)
+        return _frozen(roots, external).image(shared, join=join and share is None)
 
 
 def freeze_roots(roots: Mapping[str, Any], *, external: External | None = None) -> Frozen:
@@ -121,13 +126,15 @@ class Frozen(NamedTuple):
         """The place in `archives` of a root's archive; None without TorchScript modules."""
         return list(self.archives).index(root.scripts) if root.scripts else None
 
-    def image(self, shared: set[tuple[int, int]] | None = None) -> Image:
+    def image(self, shared: set[tuple[int, int]] | None = None, *, join: bool = False) -> Image:
         """The image, its blocks laid out as disjoint segments.
 
         Args:
             shared: as for `BlockTable.layout`.
+            join: likewise.
         """
-        blocks, segments = self.blocks.layout([root.met.tensors | root.met.host for root in self.roots], shared)
+        met = [root.met.tensors | root.met.host for root in self.roots]
+        blocks, segments = self.blocks.layout(met, shared, join=join)
         return Image(
             tuple(root.skeleton(blocks, self.archive(root)) for root in self.roots),
             tuple(blocks),
