@@ -227,6 +227,8 @@ ActorWrapper(classifier(), name="not from a file", lifetime="detached")
     [model] = list_models()
     assert (model.kind, model.lifetime) == ("ActorWrapper", "detached")
     assert 8 * MB <= model.nbytes < 9 * MB
+    ray.kill(keeper())  # others find one that has lost nothing
+    assert until(lambda: failure(keeper)[0] == "ValueError")
 
 
 def test_what_is_wrong_is_said_before_anything_is_published(path: str) -> None:
