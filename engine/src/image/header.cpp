@@ -1,11 +1,8 @@
 #include "image/header.h"
 
-#include <algorithm>
-#include <array>
 #include <charconv>
 #include <cstring>
 #include <system_error>
-#include <tuple>
 #include <utility>
 
 #include "image/digest.h"
