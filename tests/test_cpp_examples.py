@@ -18,11 +18,12 @@ from ray_zerocopy.image.image import EMPTY
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.faults  # The compiler takes a minute for libtorch's headers.
+# The compiler takes a minute for libtorch's headers, on a busy machine several.
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 def run(*command: object) -> str:
-    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280)
+    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-4000:]
     return finished.stdout
 

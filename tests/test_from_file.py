@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from keeper_actor import failure, keeper, run_program
+from keeper_actor import end_keeper, failure, keeper, run_program
 from memory import bits, file_behind_weights
 from object_store import store_in_use, store_is_empty, until
 from pipelines import Classifier, TwoModels, Worker
@@ -227,8 +227,7 @@ ActorWrapper(classifier(), name="not from a file", lifetime="detached")
     [model] = list_models()
     assert (model.kind, model.lifetime) == ("ActorWrapper", "detached")
     assert 8 * MB <= model.nbytes < 9 * MB
-    ray.kill(keeper())  # others find one that has lost nothing
-    assert until(lambda: failure(keeper)[0] == "ValueError")
+    end_keeper()
 
 
 def test_what_is_wrong_is_said_before_anything_is_published(path: str) -> None:

@@ -99,7 +99,7 @@ std::string write(PythonImageWriter& self, const std::string& path, unsigned thr
 
 }  // namespace
 
-void bind_image_writer(nb::module_& module) {
+void bind_image_writer(const nb::module_& module) {
   nb::class_<PythonImageWriter>(
       module, "ImageWriter", nb::is_final(),
       "Collects what an image consists of, and writes it to a file.\n\n"

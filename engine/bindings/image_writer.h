@@ -5,6 +5,6 @@
 
 namespace zerocopy::python {
 
-void bind_image_writer(nanobind::module_& module);
+void bind_image_writer(const nanobind::module_& module);
 
 }  // namespace zerocopy::python

@@ -99,7 +99,8 @@ TEST_F(Layouts, overlapping_blocks_of_several_roots_are_used_by_all_of_them) {
 }
 
 TEST_F(Layouts, any_blocks_keep_their_bytes_apart_unless_they_overlap) {
-  std::mt19937 random(12);  // NOLINT(cert-msc32-c,cert-msc51-cpp): the same blocks each time.
+  // The same blocks each time. NOLINTNEXTLINE(bugprone-random-generator-seed)
+  std::mt19937 random(12);
   const auto up_to = [&](std::size_t most) { return std::uniform_int_distribution<std::size_t>(0, most)(random); };
   for (int round = 0; round < 200; ++round) {
     std::vector<Source> blocks;
