@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from object_store import store_is_empty, until
 
-from ray_zerocopy.keeper import ModelName, free, list_models
+from ray_zerocopy.transport.keeper import ModelName, free, list_models
 
 
 def keeper() -> Any:

@@ -176,8 +176,8 @@ def test_an_object_reference_in_the_pipeline_is_counted_by_ray(worker: Any) -> N
 def test_where_weights_cannot_be_shared_that_is_said_once_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ray_zerocopy import store
     from ray_zerocopy.image import freeze
+    from ray_zerocopy.transport import store
 
     monkeypatch.setattr(store, "_unshared_said", type(store._unshared_said)())
     model = nn.Linear(1024, 1024)

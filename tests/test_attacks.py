@@ -10,8 +10,8 @@ import torch
 from hoarder import OPAQUE, hoarder
 
 from ray_zerocopy import TaskWrapper
-from ray_zerocopy.freshness import FreshState
 from ray_zerocopy.image import freeze, thaw_in_view
+from ray_zerocopy.tasks.freshness import FreshState
 
 PAUSE_SECONDS = 0.03
 """Long enough for a worker to see what has become of a model, and to load another."""

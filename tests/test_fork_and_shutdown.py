@@ -24,8 +24,9 @@ from ray.cluster_utils import Cluster
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ray_zerocopy import ActorWrapper, store
+from ray_zerocopy import ActorWrapper
 from ray_zerocopy.image import freeze
+from ray_zerocopy.transport import store
 
 _STORE = 80 << 20
 _WEIGHTS = 8 << 20

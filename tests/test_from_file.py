@@ -31,7 +31,7 @@ from ray_zerocopy import (
     load_pipeline_in_actor,
     save,
 )
-from ray_zerocopy.keeper import ModelName, free
+from ray_zerocopy.transport.keeper import ModelName, free
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

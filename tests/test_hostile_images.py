@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from ray_zerocopy import _engine, store
+from ray_zerocopy import _engine
 from ray_zerocopy.image import freeze, leaves, thaw
 from ray_zerocopy.image.image import EMPTY, Block, Image, Skeleton
 from ray_zerocopy.image.memory import DeviceMemory, HostMemory
 from ray_zerocopy.image.thawing import thaw_into
+from ray_zerocopy.transport import store
 
 HUGE = 1 << 62
 TOO_HUGE = 1 << 70

@@ -14,9 +14,10 @@ from pipelines import Worker
 from torch import nn
 from torch.utils.dlpack import from_dlpack
 
-from ray_zerocopy import ActorWrapper, store
+from ray_zerocopy import ActorWrapper
 from ray_zerocopy.image import Image, freeze_each, thaw, thaw_in_view
 from ray_zerocopy.image.image import FrozenScripts
+from ray_zerocopy.transport import store
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 

@@ -16,9 +16,9 @@ from torch import nn
 
 from ray_zerocopy import ActorWrapper, TaskWrapper
 from ray_zerocopy.image import Thawed, freeze, thaw_in_view
-from ray_zerocopy.memory_limit import memory_limit
-from ray_zerocopy.residents import Limits, Resident, Residents
-from ray_zerocopy.store import load
+from ray_zerocopy.tasks.memory_limit import memory_limit
+from ray_zerocopy.tasks.residents import Limits, Resident, Residents
+from ray_zerocopy.transport.store import load
 
 
 class Locked(nn.Module):

@@ -364,7 +364,7 @@ def test_the_command_line_lists_and_frees_models() -> None:
 
 
 def test_the_package_is_imported_without_torch_and_has_all_its_names() -> None:
-    code = "import sys, ray_zerocopy, ray_zerocopy.keeper; sys.exit('torch' in sys.modules)"
+    code = "import sys, ray_zerocopy, ray_zerocopy.transport.keeper; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
     assert set(ray_zerocopy.__all__) <= set(dir(ray_zerocopy))
     assert all(getattr(ray_zerocopy, name) is not None for name in ray_zerocopy.__all__)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from ray_zerocopy.freshness import FreshState, ThawedProgram
 from ray_zerocopy.image import freeze, thaw_in_view
+from ray_zerocopy.tasks.freshness import FreshState, ThawedProgram
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 

@@ -17,9 +17,9 @@ from memory import bits
 from object_store import bytes_put, store_in_use, until
 from torch import nn
 
-import ray_zerocopy.keeper
+import ray_zerocopy.transport.keeper
 from ray_zerocopy import ActorWrapper, TaskWrapper, get_wrapper
-from ray_zerocopy.keeper import SegmentKey
+from ray_zerocopy.transport.keeper import SegmentKey
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -120,7 +120,7 @@ def test_what_is_freed_between_the_answer_and_the_publication_follows(
     known = [layers(seed, 8) for seed in range(2)]
     named = [ActorWrapper(model, name=f"known {seed}") for seed, model in enumerate(known)]
     asked_for: list[int] = []
-    put = ray_zerocopy.keeper._put
+    put = ray_zerocopy.transport.keeper._put
 
     def freeing_put(segments: dict[SegmentKey, Any]) -> Any:
         asked_for.append(len(segments))
@@ -128,7 +128,7 @@ def test_what_is_freed_between_the_answer_and_the_publication_follows(
             named.pop().free()
         return put(segments)
 
-    monkeypatch.setattr(ray_zerocopy.keeper, "_put", freeing_put)
+    monkeypatch.setattr(ray_zerocopy.transport.keeper, "_put", freeing_put)
     pipeline = [*known, layers(2, 8)]
     wrapper = ActorWrapper(pipeline, name="all")
     assert asked_for == [2, 2, 2][: 2 + lost_again]

@@ -17,7 +17,8 @@ from object_store import until
 from pipelines import Classifier, Worker
 from ray.cluster_utils import Cluster
 
-from ray_zerocopy import ActorWrapper, TaskWrapper, waiting
+from ray_zerocopy import ActorWrapper, TaskWrapper
+from ray_zerocopy.tasks import waiting
 
 pytestmark = pytest.mark.faults
 

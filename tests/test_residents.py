@@ -12,9 +12,10 @@ import torch
 from object_store import store_in_use, store_is_empty, until
 from torch import nn
 
-from ray_zerocopy import TaskWrapper, residents
-from ray_zerocopy.freshness import FreshState
+from ray_zerocopy import TaskWrapper
 from ray_zerocopy.image import Thawed, freeze, thaw_in_view
+from ray_zerocopy.tasks import residents
+from ray_zerocopy.tasks.freshness import FreshState
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 

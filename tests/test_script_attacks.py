@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ray_zerocopy import TaskWrapper
-from ray_zerocopy.freshness import FreshState
 from ray_zerocopy.image import freeze, thaw_in_view
+from ray_zerocopy.tasks.freshness import FreshState
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 

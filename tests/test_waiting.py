@@ -13,7 +13,8 @@ import torch
 from object_store import until
 from pipelines import Classifier, Worker
 
-from ray_zerocopy import TaskWrapper, waiting
+from ray_zerocopy import TaskWrapper
+from ray_zerocopy.tasks import waiting
 
 pytestmark = pytest.mark.faults
 

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ray_zerocopy import store
 from ray_zerocopy.image import freeze
 from ray_zerocopy.image.image import Image
+from ray_zerocopy.transport import store
 
 _NOBODY = 65534
 _CLONE_NEWNS = 0x00020000

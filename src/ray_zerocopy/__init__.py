@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_zerocopy._engine import ImageError
-    from ray_zerocopy.actor import (
+    from ray_zerocopy.compiled import CompiledProgram
+    from ray_zerocopy.errors import ModelLostError
+    from ray_zerocopy.older.actor import (
         load_model_in_actor,
         load_pipeline_in_actor,
         prepare_model_for_actors,
         rewrite_pipeline_for_actors,
     )
-    from ray_zerocopy.checkpoints import load_checkpoint
-    from ray_zerocopy.compiled import CompiledProgram
-    from ray_zerocopy.errors import ModelLostError
-    from ray_zerocopy.invoke import call_model, rewrite_pipeline
-    from ray_zerocopy.keeper import KeptModel, list_models
-    from ray_zerocopy.public import ZeroCopyModel
-    from ray_zerocopy.rewrite import extract_tensors, replace_tensors
-    from ray_zerocopy.saved import load
-    from ray_zerocopy.saving import save
+    from ray_zerocopy.older.invoke import call_model, rewrite_pipeline
+    from ray_zerocopy.older.public import ZeroCopyModel
+    from ray_zerocopy.older.rewrite import extract_tensors, replace_tensors
+    from ray_zerocopy.transport.checkpoints import load_checkpoint
+    from ray_zerocopy.transport.keeper import KeptModel, list_models
+    from ray_zerocopy.transport.saved import load
+    from ray_zerocopy.transport.saving import save
     from ray_zerocopy.wrappers import ActorWrapper, JITActorWrapper, JITTaskWrapper, TaskWrapper, get_wrapper
 
 __all__ = [
@@ -56,35 +56,37 @@ __all__ = [
 
 _MODULES = {
     "_engine": ("ImageError",),
-    "actor": (
+    "compiled": ("CompiledProgram",),
+    "errors": ("ModelLostError",),
+    "older.actor": (
         "load_model_in_actor",
         "load_pipeline_in_actor",
         "prepare_model_for_actors",
         "rewrite_pipeline_for_actors",
     ),
-    "checkpoints": ("load_checkpoint",),
-    "compiled": ("CompiledProgram",),
-    "errors": ("ModelLostError",),
-    "invoke": ("call_model", "rewrite_pipeline"),
-    "keeper": ("KeptModel", "list_models"),
-    "public": ("ZeroCopyModel",),
-    "rewrite": ("extract_tensors", "replace_tensors"),
-    "saved": ("load",),
-    "saving": ("save",),
+    "older.invoke": ("call_model", "rewrite_pipeline"),
+    "older.public": ("ZeroCopyModel",),
+    "older.rewrite": ("extract_tensors", "replace_tensors"),
+    "transport.checkpoints": ("load_checkpoint",),
+    "transport.keeper": ("KeptModel", "list_models"),
+    "transport.saved": ("load",),
+    "transport.saving": ("save",),
     "wrappers": ("ActorWrapper", "JITActorWrapper", "JITTaskWrapper", "TaskWrapper", "get_wrapper"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
+_OF_OLDER_PROGRAMS = ("actor", "invoke", "jit", "public", "rewrite")
+"""Modules that are attributes of the package without an import of their own."""
+
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for, so that the keeper, which needs no torch, does not import it.
-    module = name if name in _MODULES else _MODULE_OF.get(name)
+    if name in _OF_OLDER_PROGRAMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    imported = importlib.import_module(f"{__name__}.{module}")
-    if module == name:
-        return imported
-    value = globals()[name] = getattr(imported, name)
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     return value
 
 

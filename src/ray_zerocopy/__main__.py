@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from ray_zerocopy import inspection
+from ray_zerocopy.image import inspection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +63,7 @@ def _of_cluster(given: argparse.Namespace) -> int:
 
 
 def _list() -> str:
-    from ray_zerocopy import keeper
+    from ray_zerocopy.transport import keeper
 
     rows = [("NAME", "NAMESPACE", "KIND", "LIFETIME", "MB", "CREATED (UTC)", "SHARES WITH")]
     for model in keeper.list_models():
@@ -84,7 +84,7 @@ def _list() -> str:
 
 
 def _free(name: str, namespace: str | None) -> str:
-    from ray_zerocopy import keeper
+    from ray_zerocopy.transport import keeper
 
     if namespace is None:
         namespaces = [model.namespace for model in keeper.list_models() if model.name == name]

@@ -8,22 +8,22 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
-from ray_zerocopy import keeper, named, store
-from ray_zerocopy.actor import (
+from ray_zerocopy.errors import ModelLostError
+from ray_zerocopy.image import Image
+from ray_zerocopy.image.devices import Device, checked
+from ray_zerocopy.image.models import PublishedModels, check_holds_script
+from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, public_class, supporting
+from ray_zerocopy.tasks.stand_ins import freeze_parts, put_together, with_stand_ins
+from ray_zerocopy.transport import keeper, named, store
+from ray_zerocopy.transport.keeper import Lifetime, ModelName
+from ray_zerocopy.transport.pipelines import (
     PipelineSkeleton,
     description_of,
     freeze_pipeline,
     load_pipeline_in_actor,
     published_pipeline,
 )
-from ray_zerocopy.devices import Device, checked
-from ray_zerocopy.errors import ModelLostError
-from ray_zerocopy.image import Image
-from ray_zerocopy.keeper import Lifetime, ModelName
-from ray_zerocopy.models import PublishedModels, check_holds_script
-from ray_zerocopy.saved import FileSource, Saved, load, opened
-from ray_zerocopy.special_methods import OWN, SpecialMethods, apply, public_class, supporting
-from ray_zerocopy.stand_ins import freeze_parts, put_together, with_stand_ins
+from ray_zerocopy.transport.saved import FileSource, Saved, load, opened
 
 P = TypeVar("P")
 A = TypeVar("A", bound="ActorWrapper[Any]")

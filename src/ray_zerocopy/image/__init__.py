@@ -1,6 +1,6 @@
 """What a frozen pipeline is, and the two ways through it: `freeze` and `thaw`.
 
-Nothing here knows Ray's object store (`ray_zerocopy.store` does); an `Image` is plain data.
+Nothing here knows Ray's object store (`ray_zerocopy.transport` does); an `Image` is plain data.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ray_zerocopy import _engine
-from ray_zerocopy.devices import Device, present
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
+from ray_zerocopy.image.devices import Device, present
 from ray_zerocopy.image.reading import read
 
 _CLASS = "ray_zerocopy.pipeline"

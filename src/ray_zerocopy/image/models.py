@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from ray_zerocopy import store
 from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.image import Image, freeze, paths
+from ray_zerocopy.image.references import is_ray_reference
 
 
 class PublishedModels:
@@ -55,7 +55,7 @@ def take_apart(pipeline: Any) -> Parts:
     Raises:
         TypeError: the rest of the pipeline cannot be pickled; the message gives the path.
     """
-    rest = freeze(pipeline, external=lambda cls: is_model(cls) or store.is_ray_reference(cls))
+    rest = freeze(pipeline, external=lambda cls: is_model(cls) or is_ray_reference(cls))
     return Parts([obj for obj in rest.externals if is_model(type(obj))], rest)
 
 
@@ -136,7 +136,7 @@ def check_holds_model(pipeline: Any, models: Sequence[Any], *, alternative: str 
 
 def _holds_published(pipeline: Any) -> bool:
     def is_outside(cls: type) -> bool:
-        return issubclass(cls, PublishedModels) or store.is_ray_reference(cls)
+        return issubclass(cls, PublishedModels) or is_ray_reference(cls)
 
     return any(isinstance(found, PublishedModels) for found in freeze(pipeline, external=is_outside).externals)
 

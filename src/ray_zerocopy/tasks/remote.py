@@ -14,12 +14,13 @@ import torch
 from ray.exceptions import RayTaskError
 from torch.export import ExportedProgram
 
-from ray_zerocopy import residents, store
 from ray_zerocopy.errors import ModelLostError
-from ray_zerocopy.freshness import ThawedProgram
 from ray_zerocopy.image import Thawed
-from ray_zerocopy.messages import Packed, packed, unpacked
-from ray_zerocopy.waiting import result_of
+from ray_zerocopy.tasks import residents
+from ray_zerocopy.tasks.freshness import ThawedProgram
+from ray_zerocopy.tasks.messages import Packed, packed, unpacked
+from ray_zerocopy.tasks.waiting import result_of
+from ray_zerocopy.transport import store
 
 
 class _Mode(NamedTuple):

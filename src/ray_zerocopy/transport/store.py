@@ -19,16 +19,17 @@ from typing import Any, NamedTuple, TypeAlias
 import ray
 import ray.util.client
 import torch
-from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError
 
-from ray_zerocopy import _engine, keeper, store_connection
+from ray_zerocopy import _engine
 from ray_zerocopy.errors import ModelLostError
-from ray_zerocopy.file_parts import FileParts
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.reading import image_of
-from ray_zerocopy.keeper import Kept, Offer, Publication
-from ray_zerocopy.saved import FileSource
+from ray_zerocopy.image.references import is_ray_reference
+from ray_zerocopy.transport import keeper, store_connection
+from ray_zerocopy.transport.file_parts import FileParts
+from ray_zerocopy.transport.keeper import Kept, Offer, Publication
+from ray_zerocopy.transport.saved import FileSource
 
 _log = logging.getLogger("ray_zerocopy")
 
@@ -55,11 +56,6 @@ class ModelInImage(NamedTuple):
         """What tells it apart from all other models in the cluster."""
         ref = self.image.body if isinstance(self.image, Kept) else self.image
         return ref.binary(), self.skeleton
-
-
-def is_ray_reference(cls: type) -> bool:
-    """Whether Ray must pickle objects of this class itself, as part of one of its own objects, to count their users."""
-    return issubclass(cls, (ray.ObjectRef, ActorHandle))
 
 
 def publish(image: Image) -> ray.ObjectRef[Image]:

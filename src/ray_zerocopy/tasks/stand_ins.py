@@ -10,10 +10,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from torch import nn
 from torch.export import ExportedProgram
 
-from ray_zerocopy import store
-from ray_zerocopy.containers import admit_stand_ins
 from ray_zerocopy.image import Image, freeze_each
-from ray_zerocopy.models import (
+from ray_zerocopy.image.models import (
     PublishedModels,
     check_has_methods,
     check_holds_model,
@@ -22,8 +20,11 @@ from ray_zerocopy.models import (
     paths_of,
     take_apart,
 )
-from ray_zerocopy.special_methods import OWN, SpecialMethods, apply, supporting
-from ray_zerocopy.tasks import RemoteModel
+from ray_zerocopy.image.references import is_ray_reference
+from ray_zerocopy.tasks.containers import admit_stand_ins
+from ray_zerocopy.tasks.remote import RemoteModel
+from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, supporting
+from ray_zerocopy.transport import store
 
 P = TypeVar("P")
 
@@ -245,7 +246,7 @@ def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = Fal
     check_has_methods(parts.models, names)
     roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
     originals = [Original.of(model, number, path, names) for number, (path, model) in enumerate(roots.items())]
-    return FrozenParts(freeze_each(roots, external=store.is_ray_reference, join=join), parts.filled(originals))
+    return FrozenParts(freeze_each(roots, external=is_ray_reference, join=join), parts.filled(originals))
 
 
 def put_together(models: store.Published, rest: Image) -> Any:
@@ -257,7 +258,7 @@ def put_together(models: store.Published, rest: Image) -> Any:
     """
     externals = tuple(_stand_in(part, models) if isinstance(part, Original) else part for part in rest.externals)
     rewritten = store.load(dataclasses.replace(rest, externals=externals)).root
-    admit_stand_ins(rewritten, lambda cls: issubclass(cls, StandIn) or store.is_ray_reference(cls))
+    admit_stand_ins(rewritten, lambda cls: issubclass(cls, StandIn) or is_ray_reference(cls))
     return rewritten
 
 

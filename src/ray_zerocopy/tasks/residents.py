@@ -13,9 +13,9 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 from ray_zerocopy import _engine
-from ray_zerocopy.freshness import FreshState
 from ray_zerocopy.image import Thawed
-from ray_zerocopy.memory_limit import memory_limit
+from ray_zerocopy.tasks.freshness import FreshState
+from ray_zerocopy.tasks.memory_limit import memory_limit
 
 
 class Limits(NamedTuple):

@@ -41,7 +41,7 @@ from ray_zerocopy._engine import Kind
 from ray_zerocopy.image import Thawed
 from ray_zerocopy.image.arrays import memory_of
 from ray_zerocopy.image.importable import is_importable
-from ray_zerocopy.script_state import ScriptState
+from ray_zerocopy.tasks.script_state import ScriptState
 
 _log = logging.getLogger("ray_zerocopy")
 

@@ -1,4 +1,4 @@
-"""Pipelines into files: saved once, loaded by any process of a machine (`ray_zerocopy.saved`)."""
+"""Pipelines into files: saved once, loaded by any process of a machine (`ray_zerocopy.transport.saved`)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from ray_zerocopy.image import paths
 from ray_zerocopy.image.freezing import freeze_roots
+from ray_zerocopy.image.models import check_holds_model, check_is_object, paths_of, pipeline_roots, take_apart
 from ray_zerocopy.image.names import tensor_names
+from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.image.writing import write
-from ray_zerocopy.models import check_holds_model, check_is_object, paths_of, pipeline_roots, take_apart
-from ray_zerocopy.progress import shown
-from ray_zerocopy.saved import metadata_of
-from ray_zerocopy.store import is_ray_reference
+from ray_zerocopy.transport.progress import shown
+from ray_zerocopy.transport.saved import metadata_of
 
 
 def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False) -> None:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import ray
 from ray import cloudpickle
 
-from ray_zerocopy import keeper, store
 from ray_zerocopy.image import Image
-from ray_zerocopy.keeper import Kept, Lifetime, ModelName
-from ray_zerocopy.saved import FileSource
+from ray_zerocopy.transport import keeper, store
+from ray_zerocopy.transport.keeper import Kept, Lifetime, ModelName
+from ray_zerocopy.transport.saved import FileSource
 
 
 class Naming(NamedTuple):

@@ -1,0 +1,1 @@
+"""How an image reaches other processes: through Ray's object store, with the keeper for models that have names."""
