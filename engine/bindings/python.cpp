@@ -164,6 +164,29 @@ Bytes borrow(nb::handle exporter, nb::handle offset, nb::handle nbytes) {
   return as_array(bytes, owner);
 }
 
+// The array holds a capsule, which holds all buffers. None where one does not begin where the one before it ends.
+std::optional<nb::object> join(const nb::sequence& exporters) {
+  auto buffers = std::make_shared<Buffers>();
+  std::span<const std::byte> all;
+  for (const nb::handle exporter : exporters) {
+    const std::span<const std::byte> bytes = buffers->add(exporter);
+    if (all.empty()) {
+      all = bytes;
+    } else if (std::to_address(all.end()) == bytes.data()) {
+      all = {all.data(), all.size() + bytes.size()};
+    } else if (!bytes.empty()) {
+      return std::nullopt;
+    }
+  }
+  auto source = std::make_unique<Source>(std::move(buffers));
+  const nb::capsule owner(source.get(),
+                          [](void* held) noexcept { const std::unique_ptr<Source> last(static_cast<Source*>(held)); });
+  [[maybe_unused]] const Source* const the_capsules = source.release();
+  using ReadOnly = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>, nb::c_contig>;
+  const std::size_t shape[] = {all.size()};  // NOLINT(cppcoreguidelines-avoid-c-arrays, modernize-avoid-c-arrays)
+  return nb::cast(ReadOnly(all.data(), 1, shape, owner));
+}
+
 using Tensor = nb::ndarray<nb::device::cpu>;
 
 // Throws ValueError for tensors that are more, or other, than their elements one after the other.
@@ -350,6 +373,15 @@ NB_MODULE(_engine, module) {
       "    TypeError: the object has no buffer protocol.\n"
       "    BufferError, ValueError: it is not contiguous.\n"
       "    ValueError: these bytes are not within the buffer.");
+
+  module.def("join", &join, "buffers"_a,
+             nb::sig("def join(buffers: collections.abc.Sequence[typing_extensions.Buffer]) -> "
+                     "numpy.typing.NDArray[numpy.uint8] | None"),
+             "A read-only array over buffers that lie in memory one after the other; it keeps them. Nothing is copied.\n\n"
+             "None: they do not.\n\n"
+             "Raises:\n"
+             "    TypeError: an object has no buffer protocol.\n"
+             "    BufferError, ValueError: one is not contiguous.");
 
   module.def("check_array", &check_array, "nbytes"_a, "item_size"_a, "offset"_a, "shape"_a, "strides"_a, "unit"_a,
              nb::sig("def check_array(nbytes: int, item_size: int, offset: int, shape: tuple[int, ...], "
