@@ -374,14 +374,15 @@ NB_MODULE(_engine, module) {
       "    BufferError, ValueError: it is not contiguous.\n"
       "    ValueError: these bytes are not within the buffer.");
 
-  module.def("join", &join, "buffers"_a,
-             nb::sig("def join(buffers: collections.abc.Sequence[typing_extensions.Buffer]) -> "
-                     "numpy.typing.NDArray[numpy.uint8] | None"),
-             "A read-only array over buffers that lie in memory one after the other; it keeps them. Nothing is copied.\n\n"
-             "None: they do not.\n\n"
-             "Raises:\n"
-             "    TypeError: an object has no buffer protocol.\n"
-             "    BufferError, ValueError: one is not contiguous.");
+  module.def(
+      "join", &join, "buffers"_a,
+      nb::sig("def join(buffers: collections.abc.Sequence[typing_extensions.Buffer]) -> "
+              "numpy.typing.NDArray[numpy.uint8] | None"),
+      "A read-only array over buffers that lie in memory one after the other; it keeps them. Nothing is copied.\n\n"
+      "None: they do not.\n\n"
+      "Raises:\n"
+      "    TypeError: an object has no buffer protocol.\n"
+      "    BufferError, ValueError: one is not contiguous.");
 
   module.def("check_array", &check_array, "nbytes"_a, "item_size"_a, "offset"_a, "shape"_a, "strides"_a, "unit"_a,
              nb::sig("def check_array(nbytes: int, item_size: int, offset: int, shape: tuple[int, ...], "
