@@ -23,6 +23,7 @@
 #include "checkpoint.h"
 #include "image.h"
 #include "image_writer.h"
+#include "layout.h"
 #include "snapshot.h"
 #include "zerocopy/error.h"
 #include "zerocopy/placement.h"
@@ -427,6 +428,7 @@ NB_MODULE(_engine, module) {
   bind_image(module);
   bind_checkpoint(module);
   bind_image_writer(module);
+  bind_layout(module);
   bind_snapshot(module);
 }
 

@@ -61,6 +61,24 @@ TEST_F(Layouts, large_runs_begin_at_pages_and_small_ones_follow_at_multiples_of_
   EXPECT_EQ(layout.segments()[0].nbytes, aligned(offset(4) + 65, kPage));
 }
 
+TEST_F(Layouts, blocks_that_touch_are_joined_on_demand_where_the_same_roots_use_them_and_64_bytes_allow_it) {
+  const std::array blocks{Source{bytes(640, 64), {0}}, Source{bytes(0, 640), {0}}, Source{bytes(704, 64), {0, 1}},
+                          Source{bytes(768, 100), {0, 1}}, Source{bytes(868, 50), {0, 1}}};
+  EXPECT_EQ(Layout(blocks).segments()[0].runs.size(), 2U);
+  const Layout layout(blocks, true);
+  ASSERT_EQ(layout.segments().size(), 2U);
+  ASSERT_EQ(layout.segments()[0].runs.size(), 1U);
+  EXPECT_EQ(layout.segments()[0].runs[0].bytes.data(), at(0));
+  EXPECT_EQ(layout.segments()[0].runs[0].bytes.size(), 704U);
+  EXPECT_EQ(layout.segments()[0].runs[0].first_block, 0U);
+  EXPECT_EQ(layout.places()[0].offset, 640U);
+  EXPECT_EQ(layout.places()[1].offset, 0U);
+  ASSERT_EQ(layout.segments()[1].runs.size(), 2U);
+  EXPECT_EQ(layout.segments()[1].runs[0].bytes.size(), 164U);
+  EXPECT_EQ(layout.places()[3].offset, 64U);
+  EXPECT_EQ(layout.places()[4].offset, 192U);
+}
+
 TEST_F(Layouts, blocks_that_overlap_keep_their_distance_and_those_that_touch_do_not) {
   const Layout layout(std::array{Source{bytes(500, 100), {}}, Source{bytes(450, 51), {}}, Source{bytes(600, 10), {}},
                                  Source{bytes(520, 8), {}}, Source{bytes(500, 100), {}}});
@@ -112,7 +130,7 @@ TEST_F(Layouts, any_blocks_keep_their_bytes_apart_unless_they_overlap) {
       }
       blocks.push_back({bytes(offset, up_to(up_to(1) == 0 ? 300 : 300'000)), {roots.begin(), roots.end()}});
     }
-    const Layout layout(blocks);
+    const Layout layout(blocks, up_to(1) == 0);
     std::set<std::vector<std::uint32_t>> sets;
     for (const Layout::Segment& segment : layout.segments()) {
       EXPECT_TRUE(sets.insert(segment.roots).second);

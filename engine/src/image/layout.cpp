@@ -20,8 +20,42 @@ struct Overlapping {
   std::vector<std::uint32_t> blocks;  // The smallest number first.
 };
 
+// The roots that use one of the blocks.
+std::vector<std::uint32_t> users(const Overlapping& run, std::span<const Layout::Source> sources) {
+  std::vector<std::uint32_t> together = sources[run.blocks.front()].roots;
+  for (const std::uint32_t number : std::span(run.blocks).subspan(1)) {
+    const std::vector<std::uint32_t>& more = sources[number].roots;
+    std::vector<std::uint32_t> both;
+    std::ranges::set_union(together, more, std::back_inserter(both));
+    together = std::move(both);
+  }
+  return together;
+}
+
+// Whether a run begins where the one before it ends, and lies as well in a run of both as in its own.
+bool follows(const Overlapping& run, const Overlapping& before, std::span<const Layout::Source> sources) {
+  return run.first == before.end && static_cast<std::uint64_t>(before.end - before.first) % format::kAlignment == 0 &&
+         users(run, sources) == users(before, sources);
+}
+
+// Runs that follow each other, given by address, become one.
+std::vector<Overlapping> joined(std::vector<Overlapping> runs, std::span<const Layout::Source> sources) {
+  std::vector<Overlapping> together;
+  for (Overlapping& run : runs) {
+    if (together.empty() || !follows(run, together.back(), sources)) {
+      together.push_back(std::move(run));
+      continue;
+    }
+    Overlapping& last = together.back();
+    last.end = run.end;
+    last.blocks.insert(last.blocks.end(), run.blocks.begin(), run.blocks.end());
+    std::iter_swap(last.blocks.begin(), std::ranges::min_element(last.blocks));
+  }
+  return together;
+}
+
 // In the order of their first blocks.
-std::vector<Overlapping> overlapping(std::span<const Layout::Source> sources) {
+std::vector<Overlapping> overlapping(std::span<const Layout::Source> sources, bool join) {
   std::vector<std::uint32_t> by_address;
   for (std::uint32_t number = 0; number < sources.size(); ++number) {
     if (!sources[number].bytes.empty()) {
@@ -45,26 +79,17 @@ std::vector<Overlapping> overlapping(std::span<const Layout::Source> sources) {
       std::swap(run.blocks.front(), run.blocks.back());
     }
   }
+  if (join) {
+    runs = joined(std::move(runs), sources);
+  }
   std::ranges::sort(runs, {}, [](const Overlapping& run) { return run.blocks.front(); });
   return runs;
 }
 
-// The roots that use one of the blocks.
-std::vector<std::uint32_t> users(const Overlapping& run, std::span<const Layout::Source> sources) {
-  std::vector<std::uint32_t> together = sources[run.blocks.front()].roots;
-  for (const std::uint32_t number : std::span(run.blocks).subspan(1)) {
-    const std::vector<std::uint32_t>& more = sources[number].roots;
-    std::vector<std::uint32_t> both;
-    std::ranges::set_union(together, more, std::back_inserter(both));
-    together = std::move(both);
-  }
-  return together;
-}
-
 }  // namespace
 
-Layout::Layout(std::span<const Source> blocks) : places_(blocks.size()) {
-  const std::vector<Overlapping> runs = overlapping(blocks);
+Layout::Layout(std::span<const Source> blocks, bool join) : places_(blocks.size()) {
+  const std::vector<Overlapping> runs = overlapping(blocks, join);
   std::map<std::vector<std::uint32_t>, std::uint32_t> segment_of;
   std::vector<std::uint32_t> segments(runs.size());  // Of each run.
   for (std::size_t nth = 0; nth < runs.size(); ++nth) {

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ray_zerocopy import _engine
 from ray_zerocopy.image.image import EMPTY, Block, Bytes, Segment
-
-_SMALL = 1 << 16
-"""Bytes up to which it pays to copy a block rather than to have a segment for it."""
-
-_ALIGNMENT = 64
-"""Bytes; that of any new tensor's memory."""
 
 
 class Span:
@@ -97,8 +91,9 @@ class BlockTable:
     ) -> tuple[list[Block], list[Segment]]:
         """Lay the blocks out as disjoint segments: blocks that overlap share one.
 
-        Small ones are copied into one segment together, for each segment costs whoever loads it; but only with those
-        that the same roots need, for each root maps its segments whole.
+        The engine lays them out as in a file (`docs/image_format.md`), where a segment is all that the same roots
+        need. In an object store each of its large runs is a segment by itself, so that the keeper holds equal ones
+        once; the small ones, which are copied, are one segment together, since each segment costs whoever loads it.
 
         Args:
             roots: of each root, the blocks that it needs.
@@ -107,109 +102,30 @@ class BlockTable:
             join: whether blocks that follow each other in memory without a gap, as those of a checkpoint's file do,
                 lie in one segment: the object store takes a few large segments much faster than many.
         """
-        users: list[int] = [0] * len(self._owners)
+        users: list[list[int]] = [[] for _ in self._owners]
         for root, numbers in enumerate(roots):
             for number in numbers:
-                users[number] |= 1 << root
-        blocks = [Block(EMPTY, 0, 0)] * len(self._owners)
+                users[number].append(root)
+        sharing = len(roots)  # one root more: it uses what is to be shared
+        for key, number in self._numbers.items():
+            if shared is None or key in shared:
+                users[number].append(sharing)
+        layout = _engine.Layout([(*key, users[number]) for key, number in self._numbers.items()], join)
         segments: list[Segment] = []
-        small: dict[int, list[_Run]] = {}
-        # In the order in which they were met, which is much like that of their use: pages are taken in in this order.
-        found = _joined(self._runs(), users) if join else self._runs()
-        for run in sorted(found, key=_Run.first):
-            if shared is not None and shared.isdisjoint(run.keys()):
-                run.place(blocks, len(segments))
-                segments.append(run.memory().tobytes())
-            elif run.nbytes <= _SMALL:
-                small.setdefault(run.users(users), []).append(run)
+        starts_in: list[list[tuple[int, int]]] = []
+        for group, (used_by, runs) in enumerate(zip(layout.roots, layout.large_runs, strict=True)):
+            found = [(offset, np.asarray(Span(address, nbytes, self._owners))) for offset, address, nbytes in runs]
+            packed = layout.packed(group)
+            if packed is not None:
+                found.append(packed)
+            starts_in.append([(offset, len(segments) + place) for place, (offset, _) in enumerate(found)])
+            segments += [run.data if sharing in used_by else run.tobytes() for _, run in found]
+        blocks = []
+        for (_, nbytes), (within, offset) in zip(self._numbers, layout.places, strict=True):
+            if within is None:
+                blocks.append(Block(EMPTY, 0, 0))
             else:
-                run.place(blocks, len(segments))
-                segments.append(run.memory().data)
-        for runs in small.values():
-            segments.append(_packed(runs, blocks, len(segments)))
+                starts = starts_in[within]
+                begin, segment = starts[bisect_right(starts, (offset, len(segments))) - 1]
+                blocks.append(Block(segment, offset - begin, nbytes))
         return blocks, segments
-
-    def _runs(self) -> Iterator[_Run]:
-        """The blocks that are not empty, by address; those that overlap in one run."""
-        run: _Run | None = None
-        for (address, nbytes), number in sorted(self._numbers.items()):
-            if nbytes == 0:
-                continue
-            if run is None or address >= run.address + run.nbytes:
-                if run is not None:
-                    yield run
-                run = _Run(address)
-            run.add(address, nbytes, number, self._owners[number])
-        if run is not None:
-            yield run
-
-
-class _Run:
-    """Blocks that overlap."""
-
-    __slots__ = ("_blocks", "_owners", "address", "nbytes")
-
-    def __init__(self, address: int) -> None:
-        self.address = address
-        self.nbytes = 0
-        self._blocks: list[tuple[int, int, int]] = []
-        self._owners: list[Any] = []
-
-    def add(self, address: int, nbytes: int, number: int, owner: Any) -> None:
-        self.nbytes = max(self.nbytes, address + nbytes - self.address)
-        self._blocks.append((address, nbytes, number))
-        self._owners.append(owner)
-
-    def is_followed_by(self, other: _Run) -> bool:
-        """Whether another one begins where this one ends, and lies as well in a segment of both as in its own."""
-        return other.address == self.address + self.nbytes and self.nbytes % _ALIGNMENT == 0
-
-    def append(self, other: _Run) -> None:
-        self.nbytes += other.nbytes
-        self._blocks += other._blocks
-        self._owners += other._owners
-
-    def first(self) -> int:
-        """The number of the block that was met first."""
-        return min(number for _, _, number in self._blocks)
-
-    def users(self, of_blocks: Sequence[int]) -> int:
-        """The roots that need one of the blocks, as a set of bits, given those of every block."""
-        return functools.reduce(operator.or_, (of_blocks[number] for _, _, number in self._blocks))
-
-    def keys(self) -> Iterator[tuple[int, int]]:
-        return ((address, nbytes) for address, nbytes, _ in self._blocks)
-
-    def memory(self) -> Bytes:
-        return np.asarray(Span(self.address, self.nbytes, self._owners))
-
-    def place(self, blocks: list[Block], segment: int, offset: int = 0) -> None:
-        """Note in `blocks` that this run is in a segment, `offset` bytes from its start."""
-        for address, nbytes, number in self._blocks:
-            blocks[number] = Block(segment, offset + address - self.address, nbytes)
-
-
-def _joined(runs: Iterable[_Run], users: Sequence[int]) -> Iterator[_Run]:
-    """The runs, given by address; those that follow each other, and that the same roots need, in one."""
-    last: _Run | None = None
-    for run in runs:
-        if last is not None and last.is_followed_by(run) and last.users(users) == run.users(users):
-            last.append(run)
-            continue
-        if last is not None:
-            yield last
-        last = run
-    if last is not None:
-        yield last
-
-
-def _packed(runs: Sequence[_Run], blocks: list[Block], segment: int) -> Segment:
-    """A copy of all runs, one after the other, as that segment."""
-    offsets = [0]
-    for run in runs:
-        offsets.append(offsets[-1] + -(-run.nbytes // _ALIGNMENT) * _ALIGNMENT)
-    together = np.zeros(offsets[-1], np.uint8)
-    for run, offset in zip(runs, offsets, strict=False):
-        together[offset : offset + run.nbytes] = run.memory()
-        run.place(blocks, segment, offset)
-    return together.data
