@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.figures import FIGURES, written, written_spread
+from benchmarks.files import table
 from benchmarks.models import CASES
 from benchmarks.results import Results
 from benchmarks.systems import OURS, SYSTEMS
@@ -36,6 +37,8 @@ def markdown(results: Results, charts: list[Chart], images: str) -> str:
         lines += [f"![{chart.title}]({images}/{chart.file})", ""]
     for case in results.cases():
         lines += [f"## {CASES[case].title}", "", *_case(results, case), ""]
+    if results.files:
+        lines += ["## From files", "", *table(results.files)]
     return "\n".join(lines)
 
 

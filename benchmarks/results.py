@@ -14,6 +14,8 @@ class Results:
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
+        self.files: list[Result] = data.get("files", [])
+        """Of each model and file format, the samples of its figures."""
         self._of = {(result["case"], result["system"]): result for result in data["results"]}
 
     def cases(self) -> list[str]:
@@ -43,3 +45,8 @@ class Results:
         if "empty_worker_bytes" not in result:
             return None
         return float(result["weights"] + workers * (result["empty_worker_bytes"] + 0.02 * result["weights"]))
+
+    def file_median(self, case: str, file_format: str, figure: str) -> float | None:
+        """As `median`, of a load from a file."""
+        found = [result for result in self.files if (result["case"], result["format"]) == (case, file_format)]
+        return Spread.of(found[0]["samples"][figure]).median if found else None

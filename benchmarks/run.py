@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import written
+from benchmarks.files import FILE_CASES, measure_files
 from benchmarks.machine import machine
 from benchmarks.models import CASES
 from benchmarks.plan import FULL_PLANS, QUICK_CASES, QUICK_SYSTEMS
@@ -57,8 +58,12 @@ def run(extent: str, minutes: float) -> Results:
         for line in _summary(result):
             print(f"    {line}", flush=True)
         results.append(result)
+    print("Files ...", flush=True)
+    files = measure_files(BUILD, QUICK_CASES if extent == "quick" else FILE_CASES)
     seconds = time.monotonic() - start
-    return Results({"date": str(date.today()), "seconds": seconds, "machine": machine(), "results": results})
+    return Results(
+        {"date": str(date.today()), "seconds": seconds, "machine": machine(), "results": results, "files": files}
+    )
 
 
 def _measure_in_process(python: Path, case: str, system: str, extent: str) -> dict[str, Any]:

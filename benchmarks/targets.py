@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchmarks.figures import written
+from benchmarks.file_formats import FORMATS
+from benchmarks.file_formats import OURS as OUR_FILE
 from benchmarks.models import CASES
 from benchmarks.results import Results
 from benchmarks.systems import OURS, PUBLISHED, RAY_FLAG, SYSTEMS
 
 _NOISE = 1.05
+_WRAP_TO_PUT = {"bert": 1.3, "minilm": 1.5}
+_FILE_LOAD_SECONDS = {"bert": 8e-3, "linears-2gb": 3e-3}
 
 
 class Verdict(NamedTuple):
@@ -42,7 +46,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     for case, limit in (("bert", 1.5e-3), ("bert-traced", 2e-3)):
         yield from _limit(results, case, "warm_overhead_seconds", limit, "A warm task call's overhead")
     for case in results.cases():
-        yield from _limit(results, case, "wrap_to_put", 1.1, "Wrapping ÷ one `ray.put` of an array of that size")
+        limit = _WRAP_TO_PUT.get(case, 1.1)
+        yield from _limit(results, case, "wrap_to_put", limit, "Wrapping ÷ one `ray.put` of an array of that size")
         private = results.median(case, OURS, "wrap_private_bytes")
         result = results.get(case, OURS)
         if private is not None and result is not None:
@@ -55,12 +60,32 @@ def verdicts(results: Results) -> Iterator[Verdict]:
             ratio = memory[16] / allowed
             what = f"Node memory with 16 workers ÷ (weights + 16 x (an empty worker + 2 %)), {CASES[case].title}"
             yield Verdict(what, "≤ 1.0 x", f"{ratio:.2f} x", ratio <= 1.0)
+    yield from _file_verdicts(results)
     for case in eager:
         yield from _limit(results, case, "steady_to_private", _NOISE, "Steady call ÷ a private copy's")
     for case in results.cases():
         leaks = (results.get(case, OURS) or {}).get("write_leaks")
         if leaks is not None:
             yield Verdict(f"A write leaks to other workers, {CASES[case].title}", "no", leaks, leaks == "no")
+
+
+def _file_verdicts(results: Results) -> Iterator[Verdict]:
+    for case in dict.fromkeys(result["case"] for result in results.files):
+        title = CASES[case].title
+        load = results.file_median(case, OUR_FILE, "load_seconds")
+        first = results.file_median(case, OUR_FILE, "first_to_steady")
+        limit = _FILE_LOAD_SECONDS.get(case)
+        if load and limit:
+            what, target = f"Load from a file, {title}", f"≤ {written('_seconds', limit)}"
+            yield Verdict(what, target, written("_seconds", load), load <= limit)
+        peers = [name for name in FORMATS if name != OUR_FILE and results.file_median(case, name, "load_seconds")]
+        for name in peers if load is not None else ():
+            faster = (results.file_median(case, name, "load_seconds") or 0) / load
+            least = 8 if CASES[case].scripted else 15
+            what = f"Load from a file, {title}, beside {FORMATS[name].title}"
+            yield Verdict(what, f"≥ {least} x faster", f"{faster:.1f} x", faster >= least)
+        if first:
+            yield Verdict(f"First call ÷ steady call, from a file, {title}", "≤ 1.10", f"{first:.2f}", first <= 1.1)
 
 
 def _ratio(results: Results, case: str, figure: str, other: str, limit: float, what: str) -> Iterator[Verdict]:
