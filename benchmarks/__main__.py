@@ -2,6 +2,7 @@
 
 python -m benchmarks            everything, into docs/
 python -m benchmarks --quick    one model in two minutes, into build/benchmarks/
+python -m benchmarks --files    only what concerns files; the other results stay
 python -m benchmarks --again    docs/ anew from its JSON, without measuring
 """
 
@@ -13,7 +14,7 @@ import json
 from benchmarks.charts import draw
 from benchmarks.report import markdown, write_into
 from benchmarks.results import Results
-from benchmarks.run import BUILD, ROOT, run
+from benchmarks.run import BUILD, ROOT, run, run_files
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one model and two systems, into build/benchmarks/ (2 minutes)"
     )
+    parser.add_argument("--files", action="store_true", help="measure what concerns files; keep the other results")
     parser.add_argument("--again", action="store_true", help="write docs/ anew from the results that are there")
     parser.add_argument("--minutes", type=float, default=80, help="begin nothing after so many minutes (80)")
     options = parser.parse_args()
@@ -31,6 +33,9 @@ def main() -> None:
     file = folder / "results.json"
     if options.again:
         results = Results(json.loads(file.read_text()))
+    elif options.files:
+        results = Results(json.loads(file.read_text()) | {"files": run_files("full")})
+        file.write_text(json.dumps(results.data, indent=1) + "\n")
     else:
         results = run("quick" if options.quick else "full", options.minutes)
         file.write_text(json.dumps(results.data, indent=1) + "\n")

@@ -1,20 +1,18 @@
-"""Loading models from files, without Ray: this package's beside other formats, and checkpoints into Ray's store.
-
-python -m benchmarks.files      the table alone, printed
-"""
+"""Models in files: loads without Ray beside other formats, in Python and in C++; checkpoints into Ray's store."""
 
 from __future__ import annotations
 
 import json
 import mmap
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.figures import written_spread
 from benchmarks.file_formats import FORMATS, OURS
@@ -25,6 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE_CASES = ("minilm", "bert", "bert-traced", "linears-2gb")
 _PROCESSES = 7
 """For each format and model. The formats take turns."""
+_CPP_CASE = "bert-traced"
+_CPP_TURNS = 3
+_CHECKPOINT_CASE = "linears-2gb"
 
 FIGURES = {
     "load_seconds": "Load",
@@ -35,7 +36,32 @@ FIGURES = {
 }
 
 
-def measure_files(folder: Path, cases: tuple[str, ...] = FILE_CASES) -> list[dict[str, Any]]:
+class Files(NamedTuple):
+    """What was found; each is None if it was not measured."""
+
+    loads: list[dict[str, Any]]
+    """Of each case and format the samples of each figure."""
+    cpp: dict[str, dict[str, list[float]]] | None = None
+    """Of each format the same, in C++ programs."""
+    checkpoint: dict[str, list[float]] | None = None
+
+
+_CHECKPOINT_FIGURES = {
+    "checkpoint_seconds": "From the file to the store",
+    "cat_seconds": "`cat FILE > /dev/shm/…`",
+    "cat_to_checkpoint": "The store's rate ÷ that of `cat`",
+    "checkpoint_private_bytes": "The driver's extra private memory",
+}
+
+
+def measure_files(folder: Path, extent: str) -> Files:
+    """Everything, or in a "quick" run loads of one model."""
+    if extent == "quick":
+        return Files(measure_loads(folder, ("minilm",)))
+    return Files(measure_loads(folder), measure_cpp(folder), measure_checkpoint(folder))
+
+
+def measure_loads(folder: Path, cases: tuple[str, ...] = FILE_CASES) -> list[dict[str, Any]]:
     """Samples of each figure, for each model and format.
 
     Every file is in the page cache. One process, this one, has it mapped besides the one that loads it: Linux counts
@@ -93,19 +119,74 @@ def _loaded(format_name: str, case: str, file: Path) -> dict[str, float]:
     return {**found, "steady_seconds": steady, "first_to_steady": found["first_seconds"] / steady}
 
 
-def table(found: list[dict[str, Any]]) -> Iterator[str]:
-    """The results as Markdown: one table for each model."""
-    for case in dict.fromkeys(result["case"] for result in found):
-        rows = [result for result in found if result["case"] == case]
-        ours = next(result["samples"] for result in rows if result["format"] == OURS)
-        yield f"### From a file: {CASES[case].title}"
+def measure_cpp(folder: Path) -> dict[str, dict[str, list[float]]]:
+    """The same of `examples/cpp/serve`: four processes, which load at once, with this format and `torch.jit.load`'s."""
+    build = folder / "cpp"
+    for command in (
+        ["cmake", "-G", "Ninja", "-S", ROOT / "examples" / "cpp", "-B", build],
+        ["cmake", "--build", build],
+    ):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    case = CASES[_CPP_CASE]
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        pipeline = case.build()
+        names = [OURS, "torch_jit"]
+        for name in names:
+            FORMATS[name].make().save(pipeline, Path(place, name))
+            found[name] = {"load_seconds": [], "private_bytes": []}
+        for name in names * _CPP_TURNS:
+            shape = map(str, case.inputs[0].shape)
+            command = [build / "serve", Path(place, name), "long", *shape]
+            output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+            for load, private in re.findall(r"loaded in ([\d.e+]+) ms, (-?\d+) KiB private", output):
+                found[name]["load_seconds"].append(float(load) / 1e3)
+                found[name]["private_bytes"].append(float(private) * 1024)
+    return found
+
+
+def measure_checkpoint(folder: Path) -> dict[str, list[float]]:
+    """From a safetensors checkpoint to Ray's store, beside `cat` of the file into shared memory."""
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        file, result = Path(place, "model.safetensors"), Path(place, "result.json")
+        save_file(CASES[_CHECKPOINT_CASE].build().state_dict(), file)
+        os.sync()
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.checkpoint_loads", _CHECKPOINT_CASE, file, result]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=300)
+        found: dict[str, list[float]] = json.loads(result.read_text())
+        return found
+
+
+def table(files: Files) -> Iterator[str]:
+    """The results as Markdown: one table for each model, and one for each of the rest."""
+    for case in dict.fromkeys(result["case"] for result in files.loads):
+        rows = {result["format"]: result["samples"] for result in files.loads if result["case"] == case}
+        yield from _columns(f"From a file: {CASES[case].title}", rows)
+    if files.cpp:
+        yield from _columns(f"From a file, in C++, by four processes at once: {CASES[_CPP_CASE].title}", files.cpp)
+    if files.checkpoint:
+        yield f"### From a safetensors checkpoint into the object store: {CASES[_CHECKPOINT_CASE].title}"
         yield ""
-        yield f"| | {' | '.join(FORMATS[result['format']].title for result in rows)} |"
-        yield f"| --- |{' --- |' * len(rows)}"
-        for figure, title in FIGURES.items():
-            cells = [_cell(figure, result["samples"][figure], ours[figure], result["format"]) for result in rows]
-            yield f"| {title} | {' | '.join(cells)} |"
+        yield "| | |"
+        yield "| --- | --- |"
+        for figure, title in _CHECKPOINT_FIGURES.items():
+            yield f"| {title} | {written_spread(figure, Spread.of(files.checkpoint[figure]))} |"
         yield ""
+
+
+def _columns(title: str, rows: dict[str, dict[str, list[float]]]) -> Iterator[str]:
+    yield f"### {title}"
+    yield ""
+    yield f"| | {' | '.join(FORMATS[name].title for name in rows)} |"
+    yield f"| --- |{' --- |' * len(rows)}"
+    for figure, name_of_figure in FIGURES.items():
+        if figure in rows[OURS]:
+            cells = [_cell(figure, samples[figure], rows[OURS][figure], name) for name, samples in rows.items()]
+            yield f"| {name_of_figure} | {' | '.join(cells)} |"
+    yield ""
 
 
 def _cell(figure: str, samples: list[float], ours: list[float], format_name: str) -> str:
@@ -115,9 +196,3 @@ def _cell(figure: str, samples: list[float], ours: list[float], format_name: str
         return text
     ratio = spread.median / own
     return f"{text} · {ratio:.0f} x" if ratio >= 10 else f"{text} · {ratio:.2f} x"
-
-
-if __name__ == "__main__":
-    build = ROOT / "build" / "benchmarks"
-    build.mkdir(parents=True, exist_ok=True)
-    print("\n".join(table(measure_files(build, tuple(sys.argv[1:]) or FILE_CASES))))

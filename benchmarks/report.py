@@ -37,7 +37,7 @@ def markdown(results: Results, charts: list[Chart], images: str) -> str:
         lines += [f"![{chart.title}]({images}/{chart.file})", ""]
     for case in results.cases():
         lines += [f"## {CASES[case].title}", "", *_case(results, case), ""]
-    if results.files:
+    if results.files.loads:
         lines += ["## From files", "", *table(results.files)]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.files import Files
 from benchmarks.samples import Spread
 
 Result = dict[str, Any]
@@ -14,8 +15,7 @@ class Results:
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
-        self.files: list[Result] = data.get("files", [])
-        """Of each model and file format, the samples of its figures."""
+        self.files = Files(**data.get("files", {"loads": []}))
         self._of = {(result["case"], result["system"]): result for result in data["results"]}
 
     def cases(self) -> list[str]:
@@ -48,5 +48,5 @@ class Results:
 
     def file_median(self, case: str, file_format: str, figure: str) -> float | None:
         """As `median`, of a load from a file."""
-        found = [result for result in self.files if (result["case"], result["format"]) == (case, file_format)]
+        found = [result for result in self.files.loads if (result["case"], result["format"]) == (case, file_format)]
         return Spread.of(found[0]["samples"][figure]).median if found else None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import written
-from benchmarks.files import FILE_CASES, measure_files
+from benchmarks.files import measure_files
 from benchmarks.machine import machine
 from benchmarks.models import CASES
 from benchmarks.plan import FULL_PLANS, QUICK_CASES, QUICK_SYSTEMS
@@ -58,12 +58,18 @@ def run(extent: str, minutes: float) -> Results:
         for line in _summary(result):
             print(f"    {line}", flush=True)
         results.append(result)
-    print("Files ...", flush=True)
-    files = measure_files(BUILD, QUICK_CASES if extent == "quick" else FILE_CASES)
+    files = run_files(extent)
     seconds = time.monotonic() - start
     return Results(
         {"date": str(date.today()), "seconds": seconds, "machine": machine(), "results": results, "files": files}
     )
+
+
+def run_files(extent: str) -> dict[str, Any]:
+    """Measure what concerns files alone, or a quick subset of it."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    print("Files ...", flush=True)
+    return measure_files(BUILD, extent)._asdict()
 
 
 def _measure_in_process(python: Path, case: str, system: str, extent: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
 
 
 def _file_verdicts(results: Results) -> Iterator[Verdict]:
-    for case in dict.fromkeys(result["case"] for result in results.files):
+    for case in dict.fromkeys(result["case"] for result in results.files.loads):
         title = CASES[case].title
         load = results.file_median(case, OUR_FILE, "load_seconds")
         first = results.file_median(case, OUR_FILE, "first_to_steady")
@@ -86,6 +87,19 @@ def _file_verdicts(results: Results) -> Iterator[Verdict]:
             yield Verdict(what, f"≥ {least} x faster", f"{faster:.1f} x", faster >= least)
         if first:
             yield Verdict(f"First call ÷ steady call, from a file, {title}", "≤ 1.10", f"{first:.2f}", first <= 1.1)
+
+    cpp = results.files.cpp
+    if cpp:
+        load, peer = (statistics.median(cpp[name]["load_seconds"]) for name in (OUR_FILE, "torch_jit"))
+        own, theirs = (statistics.median(cpp[name]["private_bytes"]) for name in (OUR_FILE, "torch_jit"))
+        what = "BERT-base, traced, in C++, beside `torch::jit::load`"
+        yield Verdict(f"Load from a file, {what}", "≥ 8 x faster", f"{peer / load:.1f} x", peer / load >= 8)
+        yield Verdict(f"Private memory, {what}", "≤ 2 %", f"{own / theirs:.1%}", own / theirs <= 0.02)
+    checkpoint = results.files.checkpoint
+    if checkpoint:
+        rate = statistics.median(checkpoint["cat_to_checkpoint"])
+        what = "From a checkpoint to the store, rate ÷ that of `cat` into shared memory"
+        yield Verdict(what, "≥ 0.9", f"{rate:.2f}", rate >= 0.9)
 
 
 def _ratio(results: Results, case: str, figure: str, other: str, limit: float, what: str) -> Iterator[Verdict]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from memory import bits
 from programs import exported, stack
 from torch import nn
 
-from ray_zerocopy import CompiledProgram, _engine
-from ray_zerocopy.image.freezing import freeze
-from ray_zerocopy.image.image import EMPTY
+from ray_zerocopy import CompiledProgram, save
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,33 +39,6 @@ def served(serve: Path, file: Path, *shape: int) -> list[tuple[int, float]]:
     return [(int(line.split(", ")[1].split()[0]), float(line.split()[-1])) for line in lines]
 
 
-def write_scripts(module: torch.jit.ScriptModule, file: Path) -> None:
-    image = freeze(module)
-    [scripts], [skeleton] = image.scripts, image.skeletons
-    writer = _engine.ImageWriter("a test")
-    for block in image.blocks:
-        segment = b"" if block.segment == EMPTY else memoryview(image.segments[block.segment]).cast("B")
-        writer.add_block(segment[block.offset : block.offset + block.nbytes])
-    modules = [(number, place, list(path)) for number, (place, path) in scripts.modules.items()]
-    records = writer.add_blob(scripts.archive)
-    archive = writer.add_archive(records, scripts.blocks, scripts.sizes, scripts.has_storages, modules)
-    pickled = writer.add_blob(skeleton.pickled)
-    writer.add_root("pipeline", pickled, skeleton.buffers, archive, skeleton.tensor_blocks, [])
-    writer.write(str(file), 2, None)
-
-
-def write_program(program: CompiledProgram, file: Path) -> None:
-    _, (package, tensors) = program.__reduce__()
-    writer = _engine.ImageWriter("a test")
-    constants: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        assert tensor.dtype is torch.float32
-        block = writer.add_block(bits(tensor.contiguous()))
-        constants[name] = ("F32", tuple(tensor.shape), tensor.contiguous().stride(), block, 0)
-    writer.add_program(writer.add_blob(package), constants)
-    writer.write(str(file), 2, None)
-
-
 def test_four_processes_serve_a_torchscript_model_from_one_copy(serve: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(6))).eval()
@@ -77,7 +46,7 @@ def test_four_processes_serve_a_torchscript_model_from_one_copy(serve: Path, tmp
     with torch.inference_mode():
         traced = torch.jit.trace(model, ones)
         expected = traced(ones).double().abs().sum().item()
-    write_scripts(traced, tmp_path / "image")
+    save(traced, tmp_path / "image")
     for private, magnitude in served(serve, tmp_path / "image", 3, 2048):
         assert private < 10_000  # of 100,000
         assert magnitude == pytest.approx(expected, rel=1e-5)
@@ -89,7 +58,7 @@ def test_four_processes_serve_a_torchscript_model_from_one_copy(serve: Path, tmp
 
 def test_four_processes_serve_a_compiled_program_from_one_copy(serve: Path, tmp_path: Path) -> None:
     program = CompiledProgram.compile(exported(stack(512, 6), 512))  # 50 MB
-    write_program(program, tmp_path / "image")
+    save(program, tmp_path / "image")
     expected = program(torch.ones(4, 512)).double().abs().sum().item()
     for private, magnitude in served(serve, tmp_path / "image", 4, 512):
         assert private < 10_000
