@@ -66,7 +66,7 @@ def test_a_traced_bert_costs_four_actors_and_the_driver_almost_nothing_and_compu
         assert set(ray.get([worker.do.remote(hidden) for worker in workers])) == {hidden(traced)}
         if nth == 0:
             for before, grown in zip(had_grown, ray.get([worker.grown.remote() for worker in workers]), strict=True):
-                assert grown - before < 0.055 * weights  # 4.0 to 4.8 %; how full the C library's heap was decides
+                assert grown - before < 0.065 * weights  # 4.2 to 5.9 %; how full the heaps were decides
             ray.get([worker.do.remote(give_back_free_memory) for worker in workers])
             for before, grown in zip(had_grown, ray.get([worker.grown.remote() for worker in workers]), strict=True):
                 assert grown - before < 0.035 * weights
