@@ -84,6 +84,14 @@ TEST(SharedFile, a_memfd_is_taken_over_and_closed_with_the_object) {
   EXPECT_EQ(open_descriptors(), before);
 }
 
+TEST(SharedFile, a_descriptor_that_cannot_be_mapped_is_closed_too) {
+  const std::size_t before = open_descriptors();
+  const int directory = ::open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  ASSERT_NE(directory, -1);
+  EXPECT_THROW(SharedFile::adopt(directory, "a directory"), Error);
+  EXPECT_EQ(open_descriptors(), before);
+}
+
 TEST(SharedFile, a_view_of_the_bytes_shares_their_pages_and_keeps_its_writes) {
   const TemporaryFile file(std::string(3 * testing::page_size() + 5, 'x'));
   auto opened = SharedFile::open(file.path());

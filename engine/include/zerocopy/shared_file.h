@@ -49,7 +49,7 @@ class SharedFile {
   // Remains this object's.
   [[nodiscard]] int descriptor() const noexcept;
 
-  // What it was opened with.
+  // The `system` that open() was given, else the operating system.
   [[nodiscard]] System& system() const noexcept;
 
  private:

@@ -75,11 +75,11 @@ class View {
   // Private copies count nothing here (see copied_bytes). Throws Error::Code::system_call where the kernel won't tell.
   [[nodiscard]] std::uint64_t diverged_bytes() const;
 
-  // Has the kernel note writes from now on, so that diverged_bytes() takes a tenth of the time and reset()
-  // leaves all pages that were not written to in the page table. Returns whether it does: false where the kernel
-  // cannot, where this process has pages of its own already (reset() first), and while another thread is just
-  // beginning. Watching costs a descriptor, and each write's first fault a little; a page that is not in the page table
-  // yet costs five times as much from now on, so prefault() first. A forked child's View is not watched.
+  // Has the kernel note writes from now on, so that diverged_bytes() takes a tenth of the time and reset() leaves all
+  // pages that were not written to in the page table. Returns whether it does: false where the kernel cannot, where
+  // this process has pages of its own already (reset() first), and while another thread is just beginning. Watching
+  // costs a descriptor, and each write's first fault a little; a page that is not in the page table yet costs five
+  // times as much from now on, so prefault() first. A forked child's View is not watched.
   bool watch_writes();
 
   // Back to the shared content: this process's own pages are dropped without mapping anything anew, so that all
