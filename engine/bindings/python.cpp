@@ -25,9 +25,9 @@
 #include "image_writer.h"
 #include "layout.h"
 #include "snapshot.h"
+#include "system/source.h"
+#include "window/placement.h"
 #include "zerocopy/error.h"
-#include "zerocopy/placement.h"
-#include "zerocopy/source.h"
 #include "zerocopy/view.h"
 
 namespace nb = nanobind;

@@ -10,7 +10,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "image/header.h"
@@ -47,10 +46,10 @@ bool is_verdict(Error::Code code) {
 }
 
 std::shared_ptr<const SharedFile> file_of(std::string_view bytes) {
-  zerocopy::FileDescriptor file(::memfd_create("image", MFD_CLOEXEC));
-  require(file.number() != -1);
-  require(::write(file.number(), bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
-  return SharedFile::adopt(std::move(file), "the input");
+  const int file = ::memfd_create("image", MFD_CLOEXEC);
+  require(file != -1);
+  require(::write(file, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
+  return SharedFile::adopt(file, "the input");
 }
 
 // A fuzzer does not find a text of a given digest: the one in the metadata becomes that of the index, when everything

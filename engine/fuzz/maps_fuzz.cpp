@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "window/mapping.h"
 #include "zerocopy/error.h"
-#include "zerocopy/mapping.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   try {

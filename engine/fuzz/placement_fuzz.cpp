@@ -6,8 +6,8 @@
 #include <span>
 
 #include "input.h"
+#include "window/placement.h"
 #include "zerocopy/error.h"
-#include "zerocopy/placement.h"
 
 namespace zerocopy {
 namespace {

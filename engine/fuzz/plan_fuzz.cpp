@@ -14,9 +14,9 @@
 
 #include "forwarding_system.h"
 #include "input.h"
-#include "plan.h"
+#include "window/mapping.h"
+#include "window/plan.h"
 #include "zerocopy/error.h"
-#include "zerocopy/mapping.h"
 
 namespace zerocopy {
 namespace {

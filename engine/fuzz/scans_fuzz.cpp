@@ -14,10 +14,10 @@
 
 #include "forwarding_system.h"
 #include "input.h"
-#include "page_range.h"
+#include "system/page_range.h"
+#include "watch/pagemap.h"
+#include "watch/write_watch.h"
 #include "zerocopy/error.h"
-#include "zerocopy/pagemap.h"
-#include "zerocopy/write_watch.h"
 
 namespace zerocopy {
 namespace {

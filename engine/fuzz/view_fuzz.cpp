@@ -17,7 +17,7 @@
 
 #include "forwarding_system.h"
 #include "input.h"
-#include "page_range.h"
+#include "system/page_range.h"
 #include "zerocopy/error.h"
 #include "zerocopy/view.h"
 

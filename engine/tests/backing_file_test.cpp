@@ -1,4 +1,4 @@
-#include "zerocopy/backing_file.h"
+#include "system/backing_file.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -13,7 +13,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "zerocopy/system.h"
+#include "system/system.h"
 
 namespace zerocopy::testing {
 

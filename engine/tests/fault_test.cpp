@@ -21,11 +21,11 @@
 
 #include "child_process.h"
 #include "forwarding_system.h"
-#include "page_range.h"
 #include "process_state.h"
 #include "shared_file.h"
+#include "system/page_range.h"
+#include "window/mapping.h"
 #include "zerocopy/error.h"
-#include "zerocopy/mapping.h"
 #include "zerocopy/view.h"
 
 namespace zerocopy {

@@ -1,4 +1,4 @@
-#include "zerocopy/file_descriptor.h"
+#include "system/file_descriptor.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

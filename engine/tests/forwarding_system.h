@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "zerocopy/system.h"
+#include "system/system.h"
 
 namespace zerocopy::testing {
 

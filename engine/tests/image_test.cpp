@@ -17,8 +17,8 @@
 #include "image/digest.h"
 #include "image_file.h"
 #include "process_state.h"
+#include "window/prefault.h"
 #include "zerocopy/error.h"
-#include "zerocopy/prefault.h"
 
 namespace zerocopy {
 namespace {

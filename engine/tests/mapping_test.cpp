@@ -1,4 +1,4 @@
-#include "zerocopy/mapping.h"
+#include "window/mapping.h"
 
 #include <gtest/gtest.h>
 
@@ -11,8 +11,8 @@
 
 #include "attempt.h"
 #include "forwarding_system.h"
-#include "page_range.h"
 #include "shared_file.h"
+#include "system/page_range.h"
 #include "zerocopy/error.h"
 
 namespace zerocopy {

@@ -1,4 +1,4 @@
-#include "zerocopy/pagemap.h"
+#include "watch/pagemap.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "plan.h"
+#include "window/plan.h"
 
 #include <gtest/gtest.h>
 

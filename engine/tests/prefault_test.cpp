@@ -1,4 +1,4 @@
-#include "zerocopy/prefault.h"
+#include "window/prefault.h"
 
 #include <gtest/gtest.h>
 
@@ -17,8 +17,8 @@
 #include "forwarding_system.h"
 #include "process_state.h"
 #include "shared_file.h"
+#include "watch/pagemap.h"
 #include "zerocopy/error.h"
-#include "zerocopy/pagemap.h"
 
 namespace zerocopy {
 namespace {

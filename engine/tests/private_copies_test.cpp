@@ -1,4 +1,4 @@
-#include "private_copies.h"
+#include "window/private_copies.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "page_range.h"
+#include "system/page_range.h"
 
 namespace zerocopy {
 namespace {

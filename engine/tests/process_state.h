@@ -12,9 +12,9 @@
 #include <thread>
 #include <vector>
 
-#include "page_range.h"
 #include "shared_file.h"
-#include "zerocopy/system.h"
+#include "system/page_range.h"
+#include "system/system.h"
 
 namespace zerocopy::testing {
 

@@ -1,4 +1,4 @@
-#include "region.h"
+#include "window/region.h"
 
 #include <gtest/gtest.h>
 
@@ -9,8 +9,8 @@
 
 #include "attempt.h"
 #include "forwarding_system.h"
-#include "page_range.h"
 #include "shared_file.h"
+#include "system/page_range.h"
 #include "zerocopy/error.h"
 
 namespace zerocopy {

@@ -17,7 +17,7 @@
 #include <string>
 #include <utility>
 
-#include "zerocopy/mapping.h"
+#include "window/mapping.h"
 
 namespace zerocopy::testing {
 

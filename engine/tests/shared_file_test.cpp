@@ -12,7 +12,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "child_process.h"
 #include "image_file.h"
@@ -73,15 +72,23 @@ TEST(SharedFile, a_file_that_is_not_there_or_cannot_be_mapped_is_an_error_with_i
 
 TEST(SharedFile, a_memfd_is_taken_over_and_closed_with_the_object) {
   const std::size_t before = open_descriptors();
-  FileDescriptor memory(::memfd_create("weights", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  ASSERT_EQ(::write(memory.number(), "sealed", 6), 6);
-  ASSERT_EQ(::fcntl(memory.number(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE), 0);
+  const int memory = ::memfd_create("weights", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  ASSERT_EQ(::write(memory, "sealed", 6), 6);
+  ASSERT_EQ(::fcntl(memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE), 0);
   {
-    const auto adopted = SharedFile::adopt(std::move(memory), "weights of the test");
+    const auto adopted = SharedFile::adopt(memory, "weights of the test");
     EXPECT_EQ(text_of(adopted->bytes()), "sealed");
     EXPECT_EQ(adopted->name(), "weights of the test");
     EXPECT_EQ(open_descriptors(), before + 1);
   }
+  EXPECT_EQ(open_descriptors(), before);
+}
+
+TEST(SharedFile, a_descriptor_that_cannot_be_mapped_is_closed_too) {
+  const std::size_t before = open_descriptors();
+  const int directory = ::open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  ASSERT_NE(directory, -1);
+  EXPECT_THROW(SharedFile::adopt(directory, "a directory"), Error);
   EXPECT_EQ(open_descriptors(), before);
 }
 

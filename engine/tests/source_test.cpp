@@ -1,4 +1,4 @@
-#include "zerocopy/source.h"
+#include "system/source.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

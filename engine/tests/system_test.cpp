@@ -1,4 +1,4 @@
-#include "zerocopy/system.h"
+#include "system/system.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "zerocopy/write_watch.h"
+#include "watch/write_watch.h"
 
 #include <gtest/gtest.h>
 
@@ -14,7 +14,7 @@
 #include "forwarding_system.h"
 #include "process_state.h"
 #include "shared_file.h"
-#include "zerocopy/system.h"
+#include "system/system.h"
 #include "zerocopy/view.h"
 
 namespace zerocopy {

@@ -17,7 +17,7 @@ class Error : public std::runtime_error {
     unmapped_segment,  // A segment's bytes cannot be read: nothing is mapped there, or the file ends before them.
     no_such_segment,   // An index that is not smaller than the number of segments.
     out_of_bounds,     // What is said to lie in some bytes does not lie within them.
-    bad_thread_count,  // No thread at all, or more than Prefault::max_threads.
+    bad_thread_count,  // No thread at all, or more than 64.
     no_such_block,     // The same as no_such_segment, of an image's blocks.
     no_such_blob,      // The same, of its blobs.
     // An image file's fault, or that of what is to be written to one. docs/image_format.md says which is when.

@@ -13,10 +13,11 @@
 #include <vector>
 
 #include "zerocopy/shared_file.h"
-#include "zerocopy/system.h"
 #include "zerocopy/view.h"
 
 namespace zerocopy {
+
+class System;
 
 // The bytes of one storage or array: `nbytes` bytes at `offset` from the start of a segment. A block without bytes lies
 // in no segment, and has 0 for both. Blocks may overlap.
@@ -117,7 +118,10 @@ class Image {
   //   malformed_index                the index is not as specified, or contradicts the header;
   //   reserved_name, duplicate_name  a name is one that may not be used, or is used twice;
   //   too_large                      one of the format's limits is exceeded.
-  static Image open(const std::string& path, System& system = System::real());
+  static Image open(const std::string& path);
+
+  // The same with `system` in the place of the operating system. It must outlive the file and all Views of it.
+  static Image open(const std::string& path, System& system);
 
   // The same for a file that is open already.
   static Image open(const std::shared_ptr<const SharedFile>& file);
@@ -165,8 +169,8 @@ class Image {
   // object nor the file any more. Throws Error::Code::no_such_segment, and what View throws.
   [[nodiscard]] View view(std::span<const std::uint32_t> segments) const;
 
-  // Reads all segments and blobs with up to `threads` threads and compares them with their digests. Returns what is
-  // damaged, segments first; nothing when the file is sound. Throws Error::Code::bad_thread_count, as Prefault does.
+  // Reads all segments and blobs with up to `threads` threads (1 to 64) and compares them with their digests. Returns
+  // what is damaged, segments first; nothing when the file is sound. Throws Error::Code::bad_thread_count.
   [[nodiscard]] std::vector<Damage> verify(unsigned threads = 1) const;
 
  private:

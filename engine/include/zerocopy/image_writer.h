@@ -12,9 +12,10 @@
 #include <vector>
 
 #include "zerocopy/image.h"
-#include "zerocopy/system.h"
 
 namespace zerocopy {
+
+class System;
 
 struct WriteOptions {
   // How many threads write, the caller's among them: 1 to 64. Two hide the time that the digests take; more write no
@@ -38,11 +39,14 @@ struct WriteOptions {
 // UTF-8); too_large for more than the format allows. Nothing has been added then.
 //
 // Ownership: the bytes of blocks and blobs are borrowed. REQUIRES: they can be read, and nobody changes them, until
-// write() has returned. `system` must outlive the object. Threads: one at a time.
+// write() has returned. Threads: one at a time.
 class ImageWriter {
  public:
   // `producer` says in words what writes the file.
-  explicit ImageWriter(std::string producer, System& system = System::real());
+  explicit ImageWriter(std::string producer);
+
+  // The same with `system` in the place of the operating system. It must outlive the object.
+  ImageWriter(std::string producer, System& system);
 
   std::uint32_t add_block(std::span<const std::byte> bytes);
   std::uint32_t add_blob(std::span<const std::byte> bytes);

@@ -10,9 +10,10 @@
 #include <vector>
 
 #include "zerocopy/shared_file.h"
-#include "zerocopy/system.h"
 
 namespace zerocopy {
+
+class System;
 
 // A tensor of a checkpoint: `nbytes` bytes at `offset` from the start of the data, its elements one after the other.
 struct CheckpointTensor {
@@ -44,7 +45,10 @@ class Checkpoint {
   //   malformed_header  the header is not as safetensors has it, or has a dtype that item_size() does not know;
   //   duplicate_name    two tensors have one name;
   //   too_large         there are more tensors, or dimensions, than an image may have.
-  static Checkpoint open(const std::string& path, System& system = System::real());
+  static Checkpoint open(const std::string& path);
+
+  // The same with `system` in the place of the operating system. It must outlive the file.
+  static Checkpoint open(const std::string& path, System& system);
 
   // The same for a file that is open already.
   static Checkpoint open(const std::shared_ptr<const SharedFile>& file);

@@ -6,10 +6,9 @@
 #include <span>
 #include <string>
 
-#include "zerocopy/file_descriptor.h"
-#include "zerocopy/system.h"
-
 namespace zerocopy {
+
+class System;
 
 // A file, mapped as a whole, shared and read-only. The object keeps a descriptor on it as well, so the bytes remain
 // when the file's name is removed or given to another file (which is how a file should be replaced: by rename). A View
@@ -21,17 +20,19 @@ namespace zerocopy {
 //
 // Ownership: the object owns its descriptor and its mapping; whoever keeps the shared pointer keeps the bytes.
 // Threads: all members may be called from any thread at any time. A child after fork has the mapping as well.
-// `system` must outlive the object.
 class SharedFile {
  public:
   // Opens the file at `path` for reading. Throws Error::Code::system_call, with the errno of the call that failed, when
   // it cannot be opened or mapped (ENOENT, EACCES, ENODEV for a directory, ...).
-  static std::shared_ptr<const SharedFile> open(const std::string& path, System& system = System::real());
+  static std::shared_ptr<const SharedFile> open(const std::string& path);
 
-  // Takes over a descriptor that is open for reading: a memfd, or a file that was received from another process. `name`
-  // is for messages. Throws as open() does; the descriptor is closed then.
-  static std::shared_ptr<const SharedFile> adopt(FileDescriptor descriptor, std::string name,
-                                                 System& system = System::real());
+  // The same with `system` in the place of the operating system. It must outlive the object.
+  static std::shared_ptr<const SharedFile> open(const std::string& path, System& system);
+
+  // Takes over a descriptor that is open for reading: a memfd, or a file that was received from another process. From
+  // the call on it is no longer the caller's to close: the object closes it, or, if this throws, it is closed by then.
+  // `name` is for messages. Throws as open() does.
+  static std::shared_ptr<const SharedFile> adopt(int descriptor, std::string name);
 
   SharedFile(SharedFile&&) = delete;
   SharedFile& operator=(SharedFile&&) = delete;
@@ -40,23 +41,23 @@ class SharedFile {
   ~SharedFile();
 
   // The whole file, as long as it was when it was opened. An empty file has no address.
-  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept;
 
   // The path that was opened, or the name that was given.
-  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] const std::string& name() const noexcept;
 
   // Remains this object's.
-  [[nodiscard]] int descriptor() const noexcept { return descriptor_.number(); }
+  [[nodiscard]] int descriptor() const noexcept;
 
-  [[nodiscard]] System& system() const noexcept { return *system_; }
+  // The `system` that open() was given, else the operating system.
+  [[nodiscard]] System& system() const noexcept;
 
  private:
-  SharedFile(FileDescriptor descriptor, std::string name, System& system);
+  class Impl;
 
-  FileDescriptor descriptor_;
-  std::string name_;
-  System* system_;
-  std::span<std::byte> bytes_;
+  explicit SharedFile(std::unique_ptr<const Impl> impl) noexcept;
+
+  std::unique_ptr<const Impl> impl_;
 };
 
 }  // namespace zerocopy

@@ -39,6 +39,8 @@ struct Checkpoint::Content {
 
 Checkpoint::Checkpoint(std::shared_ptr<const Content> content) noexcept : content_(std::move(content)) {}
 
+Checkpoint Checkpoint::open(const std::string& path) { return open(SharedFile::open(path)); }
+
 Checkpoint Checkpoint::open(const std::string& path, System& system) { return open(SharedFile::open(path, system)); }
 
 Checkpoint Checkpoint::open(const std::shared_ptr<const SharedFile>& file) {

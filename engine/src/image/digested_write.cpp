@@ -9,7 +9,7 @@
 
 #include "image/digest.h"
 #include "image/new_file.h"
-#include "zerocopy/system.h"
+#include "system/system.h"
 
 namespace zerocopy {
 namespace {

@@ -10,8 +10,9 @@
 #include "image/format.h"
 #include "image/header.h"
 #include "image/index.h"
+#include "system/system.h"
+#include "window/prefault.h"
 #include "zerocopy/error.h"
-#include "zerocopy/prefault.h"
 
 namespace zerocopy {
 namespace {
@@ -77,6 +78,8 @@ struct Image::Content {
 };
 
 Image::Image(std::shared_ptr<const Content> content) noexcept : content_(std::move(content)) {}
+
+Image Image::open(const std::string& path) { return open(SharedFile::open(path)); }
 
 Image Image::open(const std::string& path, System& system) { return open(SharedFile::open(path, system)); }
 

@@ -14,9 +14,10 @@
 #include "image/json.h"
 #include "image/layout.h"
 #include "image/new_file.h"
+#include "system/system.h"
+#include "window/placement.h"
+#include "window/prefault.h"
 #include "zerocopy/error.h"
-#include "zerocopy/placement.h"
-#include "zerocopy/prefault.h"
 
 namespace zerocopy {
 namespace {
@@ -166,6 +167,8 @@ void write_text(const NewFile& file, std::string_view text, std::uint64_t offset
 }
 
 }  // namespace
+
+ImageWriter::ImageWriter(std::string producer) : ImageWriter(std::move(producer), System::real()) {}
 
 ImageWriter::ImageWriter(std::string producer, System& system) : system_(&system), producer_(std::move(producer)) {
   check_text(producer_, "the producer's name");

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "system/system.h"
 #include "zerocopy/error.h"
-#include "zerocopy/system.h"
 
 namespace zerocopy {
 namespace {

@@ -1,6 +1,9 @@
-// Writes an image, opens it, and writes to a private window on it.
+// Writes an image, opens it, and writes to a private window on it. Has every public header.
+#include <zerocopy/error.h>
 #include <zerocopy/image.h>
 #include <zerocopy/image_writer.h>
+#include <zerocopy/safetensors.h>
+#include <zerocopy/shared_file.h>
 #include <zerocopy/view.h>
 
 #include <array>
@@ -18,7 +21,11 @@ int main() {
     const zerocopy::Image image = zerocopy::Image::open("weights.safetensors");
     zerocopy::View view = image.view(std::array{std::uint32_t{0}});
     view.segment(0)[2] = std::byte{5};
-    return view.copied_bytes() == 0 && image.block(0)[2] == std::byte{3} ? 0 : 1;
+    const auto file = zerocopy::SharedFile::open("weights.safetensors");
+    const zerocopy::Checkpoint checkpoint = zerocopy::Checkpoint::open(file);
+    const zerocopy::View window(std::array{checkpoint.data()}, file);
+    const bool is_shared = view.copied_bytes() == 0 && window.copied_bytes() == 0;
+    return is_shared && image.block(0)[2] == std::byte{3} ? 0 : 1;
   } catch (const std::exception& error) {
     std::fputs(error.what(), stderr);
     return 1;

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "zerocopy/system.h"
+#include "system/system.h"
 
 namespace zerocopy {
 

@@ -1,13 +1,13 @@
-#include "zerocopy/write_watch.h"
+#include "watch/write_watch.h"
 
 #include <cerrno>
 #include <string>
 #include <system_error>
 #include <utility>
 
-#include "page_range.h"
+#include "system/page_range.h"
+#include "system/system.h"
 #include "zerocopy/error.h"
-#include "zerocopy/system.h"
 
 namespace zerocopy {
 namespace {

@@ -1,4 +1,4 @@
-#include "zerocopy/pagemap.h"
+#include "watch/pagemap.h"
 
 #include <algorithm>
 #include <array>
@@ -6,9 +6,9 @@
 #include <string>
 #include <system_error>
 
-#include "page_range.h"
+#include "system/page_range.h"
+#include "system/system.h"
 #include "zerocopy/error.h"
-#include "zerocopy/system.h"
 
 namespace zerocopy {
 namespace {

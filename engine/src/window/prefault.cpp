@@ -1,4 +1,4 @@
-#include "zerocopy/prefault.h"
+#include "window/prefault.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -6,8 +6,8 @@
 #include <string>
 #include <system_error>
 
+#include "system/system.h"
 #include "zerocopy/error.h"
-#include "zerocopy/system.h"
 
 namespace zerocopy {
 namespace {

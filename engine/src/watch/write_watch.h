@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "zerocopy/file_descriptor.h"
+#include "system/file_descriptor.h"
 
 namespace zerocopy {
 

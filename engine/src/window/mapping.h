@@ -6,33 +6,10 @@
 #include <string_view>
 #include <vector>
 
-#include "zerocopy/file_descriptor.h"
+#include "system/file_descriptor.h"
+#include "system/system.h"
 
 namespace zerocopy {
-
-class System;
-
-// Which file: the device it is on and its number there. Names may go (Ray unlinks its files); this stays.
-struct FileId {
-  std::uint32_t device_major = 0;
-  std::uint32_t device_minor = 0;
-  std::uint64_t inode = 0;  // 0: no file.
-
-  // NOLINTNEXTLINE(modernize-use-nullptr): what clang-tidy 14 makes of it.
-  friend auto operator<=>(const FileId&, const FileId&) = default;
-};
-
-// One mapping of this process: the addresses [begin, end), and the file's byte that lies at begin.
-struct Mapping {
-  std::uintptr_t begin = 0;
-  std::uintptr_t end = 0;
-  std::uint64_t offset = 0;
-  FileId file;
-  bool readable = false;
-  bool shared = false;  // MAP_SHARED: what is there is the file's, not this process's own.
-
-  friend bool operator==(const Mapping&, const Mapping&) = default;
-};
 
 // Reads the text of /proc/PID/maps: every line, in the kernel's order. Anything else than what proc(5) describes
 // (numbers that overflow, empty or overlapping mappings, a last line without an end) is refused with

@@ -6,14 +6,15 @@
 #include <utility>
 #include <vector>
 
-#include "plan.h"
-#include "private_copies.h"
-#include "region.h"
+#include "system/source.h"
+#include "system/system.h"
+#include "watch/pagemap.h"
+#include "watch/write_watch.h"
+#include "window/plan.h"
+#include "window/prefault.h"
+#include "window/private_copies.h"
+#include "window/region.h"
 #include "zerocopy/error.h"
-#include "zerocopy/pagemap.h"
-#include "zerocopy/prefault.h"
-#include "zerocopy/source.h"
-#include "zerocopy/write_watch.h"
 
 namespace zerocopy {
 
@@ -186,6 +187,9 @@ class View::Impl {
   std::atomic<WriteWatch*> watch_{nullptr};
   std::unique_ptr<Prefault> prefault_;
 };
+
+View::View(std::span<const std::span<const std::byte>> segments, std::shared_ptr<const void> source)
+    : View(segments, std::move(source), System::real()) {}
 
 View::View(std::span<const std::span<const std::byte>> segments, std::shared_ptr<const void> source, System& system)
     : impl_(std::make_unique<Impl>(segments, std::move(source), system)) {}

@@ -27,8 +27,8 @@
 #include <system_error>
 #include <utility>
 
-#include "immortal.h"
-#include "zerocopy/system.h"
+#include "system/immortal.h"
+#include "system/system.h"
 
 namespace zerocopy {
 namespace {

@@ -4,12 +4,10 @@
 #include <cstdint>
 #include <memory>
 
-#include "zerocopy/file_descriptor.h"
-#include "zerocopy/mapping.h"
+#include "system/file_descriptor.h"
+#include "system/system.h"
 
 namespace zerocopy {
-
-class System;
 
 // A read-only descriptor on a file that this process has mapped, though it may have closed its descriptor and the file
 // may have no name any more. It is found where the file is still held open: in this process, else in its parent (a Ray

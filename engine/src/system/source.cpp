@@ -1,4 +1,4 @@
-#include "zerocopy/source.h"
+#include "system/source.h"
 
 #include <algorithm>
 #include <chrono>
@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "immortal.h"
+#include "system/immortal.h"
 
 namespace zerocopy {
 namespace {

@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "zerocopy/backing_file.h"
+#include "system/backing_file.h"
 
 namespace zerocopy {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "zerocopy/file_descriptor.h"
+#include "system/file_descriptor.h"
 
 namespace zerocopy {
 

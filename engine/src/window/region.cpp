@@ -1,12 +1,12 @@
-#include "region.h"
+#include "window/region.h"
 
 #include <cerrno>
 #include <string>
 #include <system_error>
 #include <utility>
 
+#include "system/system.h"
 #include "zerocopy/error.h"
-#include "zerocopy/system.h"
 
 namespace zerocopy {
 namespace {

@@ -2,8 +2,8 @@
 // copy.
 #include <cerrno>
 
-#include "immortal.h"
-#include "zerocopy/system.h"
+#include "system/immortal.h"
+#include "system/system.h"
 
 namespace zerocopy {
 namespace {

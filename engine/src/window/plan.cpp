@@ -1,4 +1,4 @@
-#include "plan.h"
+#include "window/plan.h"
 
 #include <algorithm>
 #include <array>
@@ -7,9 +7,9 @@
 #include <map>
 #include <optional>
 
+#include "system/system.h"
+#include "window/mapping.h"
 #include "zerocopy/error.h"
-#include "zerocopy/mapping.h"
-#include "zerocopy/system.h"
 
 namespace zerocopy {
 namespace {

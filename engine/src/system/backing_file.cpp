@@ -1,4 +1,4 @@
-#include "zerocopy/backing_file.h"
+#include "system/backing_file.h"
 
 #include <cerrno>
 #include <map>
@@ -7,9 +7,9 @@
 #include <system_error>
 #include <tuple>
 
-#include "immortal.h"
+#include "system/immortal.h"
+#include "system/system.h"
 #include "zerocopy/error.h"
-#include "zerocopy/system.h"
 
 namespace zerocopy {
 namespace {

@@ -1,4 +1,4 @@
-#include "zerocopy/placement.h"
+#include "window/placement.h"
 
 #include <algorithm>
 #include <string>

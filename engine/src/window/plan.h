@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "page_range.h"
-#include "region.h"
+#include "system/page_range.h"
+#include "window/region.h"
 
 namespace zerocopy {
 

@@ -1,10 +1,10 @@
-#include "private_copies.h"
+#include "window/private_copies.h"
 
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 
-#include "page_range.h"
+#include "system/page_range.h"
 
 namespace zerocopy {
 
