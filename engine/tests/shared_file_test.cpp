@@ -68,7 +68,7 @@ TEST(SharedFile, a_file_that_is_not_there_or_cannot_be_mapped_is_an_error_with_i
   EXPECT_EQ(std::string_view(missing.what()), "/none/of/these cannot be opened: No such file or directory");
   const Error directory = error_of_opening("/tmp");
   EXPECT_EQ(directory.code(), Error::Code::system_call);
-  EXPECT_EQ(directory.system_error(), ENODEV);
+  EXPECT_EQ(directory.system_error(), EISDIR);
 }
 
 TEST(SharedFile, a_memfd_is_taken_over_and_closed_with_the_object) {

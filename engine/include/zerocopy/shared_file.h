@@ -25,7 +25,8 @@ namespace zerocopy {
 class SharedFile {
  public:
   // Opens the file at `path` for reading. Throws Error::Code::system_call, with the errno of the call that failed, when
-  // it cannot be opened or mapped (ENOENT, EACCES, ENODEV for a directory, ...).
+  // it cannot be opened or mapped (ENOENT, EACCES, EISDIR, ...), and
+  // Error::Code::not_an_image when it is a pipe or a device.
   static std::shared_ptr<const SharedFile> open(const std::string& path, System& system = System::real());
 
   // Takes over a descriptor that is open for reading: a memfd, or a file that was received from another process. `name`

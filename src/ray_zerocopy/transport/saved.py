@@ -109,7 +109,7 @@ def opened(path: str | os.PathLike[str]) -> Saved:
     Raises:
         FileNotFoundError, OSError, ValueError: as `load`.
     """
-    where = os.path.abspath(os.fspath(path))
+    where = os.path.abspath(os.fsdecode(path))
     try:
         file = _engine.Image.open(where)
     except _engine.ImageError as error:
