@@ -193,6 +193,29 @@ def test_inspect_lists_the_tensors(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["inspect", str(tmp_path / "none")]) == 1
 
 
+def test_what_is_shown_of_a_file_is_printable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = nn.Module()
+    module.register_buffer("red\x1b[31m\n\u202e", torch.zeros(3))
+    path = str(tmp_path / "\x1b[2J\udcff")
+    save(module, path)
+    assert main(["inspect", path]) == main(["verify", path]) == 0
+    shown = capsys.readouterr().out
+    assert r"red\x1b[31m\n\u202e" in shown
+    assert r"\x1b[2J\udcff is sound." in shown
+    os.truncate(path, 99)
+    assert main(["inspect", path]) == 1
+    assert all(c.isprintable() or c == "\n" for c in shown + capsys.readouterr().err)
+
+
+def test_a_header_that_was_changed_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = Path(saved({"model": nn.Linear(2, 2)}, tmp_path))
+    written = path.read_bytes()
+    for changed in (b"(", b"{"):
+        path.write_bytes(written.replace(b'"ray_zerocopy.models":"[', b'"ray_zerocopy.models":"' + changed))
+        with pytest.raises(ValueError, match=r"model\.safetensors' is damaged: its header has 'ray_zerocopy\.models'"):
+            load(path)
+
+
 def test_what_is_no_saved_pipeline_is_refused_with_what_to_do(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

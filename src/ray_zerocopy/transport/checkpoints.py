@@ -48,8 +48,9 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
     Args:
         module: its parameters and persistent buffers are replaced, as by `load_state_dict(assign=True)`; its mode
             stays.
-        files: a safetensors file, also one that `save` made of a module; the index of a sharded checkpoint (`model.safetensors.index.json`); a directory with
-            one of these in it; or several files that hold the checkpoint together.
+        files: a safetensors file, which may be one that `save` made of a module; the index of a sharded checkpoint
+            (`model.safetensors.index.json`); a directory with one of these in it; or several files that hold the
+            checkpoint together.
 
     Returns:
         The module.
@@ -88,7 +89,7 @@ def _state(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, 
     state = dict(tensors)
     tied: dict[int, torch.Tensor] = {}
     persistent = module.state_dict(keep_vars=True).keys()
-    own = dict(module.named_parameters(remove_duplicate=False))
+    own: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     buffers = dict(module.named_buffers(remove_duplicate=False))
     own |= {name: buffer for name, buffer in buffers.items() if name in persistent}
     # Those that the checkpoint has come first: it may have any of a tensor's names.
