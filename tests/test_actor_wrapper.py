@@ -140,7 +140,7 @@ def test_a_device_that_torch_does_not_know_is_refused_when_given() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is not there")
 def test_a_device_that_the_worker_lacks_is_refused_in_load_with_those_it_has() -> None:
     wrapper = ActorWrapper(Classifier(), device="cuda:3")
-    with pytest.raises(RuntimeError, match=r"'cuda:3' is not here: this worker has cpu"):
+    with pytest.raises(RuntimeError, match=r"'cuda:3' is not here: this process has cpu"):
         wrapper.load()
     assert wrapper.load("cpu").out.weight.device.type == "cpu"
 

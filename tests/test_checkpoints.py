@@ -15,7 +15,7 @@ from saved_models import large, output, processes
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
-from ray_zerocopy import load_checkpoint
+from ray_zerocopy import load_checkpoint, save
 
 MB = 1 << 20
 
@@ -65,7 +65,7 @@ def test_a_checkpoint_with_both_names_of_tied_weights_ties_them_if_they_are_equa
     assert module.decoder.weight is module.embedding.weight
     state["decoder.weight"] += 1
     save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"ties 'decoder\.weight' to another parameter, and .* they differ"):
+    with pytest.raises(ValueError, match=r"ties 'decoder\.weight' to another tensor, and .* they differ"):
         load_checkpoint(on_meta(Tied), tmp_path)
 
 
@@ -87,9 +87,14 @@ def test_a_sharded_checkpoint_is_read_by_its_index_its_directory_or_its_files(tm
     index.write_text(json.dumps({"weight_map": {"0.weight": "../model-0.safetensors"}}))
     with pytest.raises(ValueError, match="not beside it"):
         load_checkpoint(on_meta(lambda: large(16)), tmp_path)
-    index.write_text("[]")
-    with pytest.raises(ValueError, match="not the index"):
-        load_checkpoint(on_meta(lambda: large(16)), tmp_path)
+    for named in ("..", "", 5):
+        index.write_text(json.dumps({"weight_map": {"0.weight": named}}))
+        with pytest.raises(ValueError, match=f"names the file {named!r}, which is not beside it"):
+            load_checkpoint(on_meta(lambda: large(16)), tmp_path)
+    for text in ("[]", "[" * 100_000, '{"weight_map": {"0.weight": []}}'):
+        index.write_text(text)
+        with pytest.raises(ValueError, match="not the index"):
+            load_checkpoint(on_meta(lambda: large(16)), tmp_path)
     with pytest.raises(ValueError, match=r"two tensors '0\.weight'"):
         load_checkpoint(on_meta(lambda: large(16)), [files[0], files[0]])
 
@@ -116,6 +121,51 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         load_checkpoint(nn.Linear(4, 4), path)
     with pytest.raises(FileNotFoundError, match=r"has no file \*\.safetensors"):
         load_checkpoint(nn.Linear(4, 4), tmp_path / "..")
+
+
+def test_what_is_neither_a_module_nor_a_path_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(nn.Linear(4, 4).state_dict(), path)
+    for module in ({}, nn.Linear):
+        with pytest.raises(TypeError, match=r"Expected a torch\.nn\.Module"):
+            load_checkpoint(module, path)  # type: ignore[type-var]
+    for files in (None, 5, [5]):
+        with pytest.raises(TypeError, match="path of a checkpoint's file"):
+            load_checkpoint(nn.Linear(4, 4), files)  # type: ignore[arg-type]
+    assert load_checkpoint(nn.Linear(4, 4), os.fsencode(path)).weight.shape == (4, 4)
+
+
+def test_a_file_that_save_made_of_a_module_is_a_checkpoint(tmp_path: Path) -> None:
+    model = large(16)
+    save(model, tmp_path / "model.safetensors")
+    assert output(load_checkpoint(on_meta(lambda: large(16)), tmp_path)) == output(model)
+
+
+class Buffers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("also", self.mean)
+
+
+def test_buffers_that_the_module_ties_stay_tied(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for names in (("mean",), ("also",), ("mean", "also")):
+        save_file({name: torch.ones(3) for name in names}, path)
+        module = load_checkpoint(on_meta(Buffers), path)
+        assert module.mean is module.also
+        assert bits(module.mean) == bits(torch.ones(3))
+
+
+def test_no_tensor_stays_on_the_meta_device_unnoticed(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"0.mean": torch.ones(3)}, path)
+    module = on_meta(lambda: nn.Sequential(Buffers()))
+    module[0].table = torch.zeros(3, device="meta")
+    with pytest.raises(ValueError, match=r"attributes '0\.table' are on the meta device"):
+        load_checkpoint(module, path)
+    module[0].table = torch.zeros(3)
+    assert not load_checkpoint(module, path)[0].also.is_meta
 
 
 def test_all_dtypes_of_both_and_tensors_that_begin_anywhere_are_read(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from saved_models import Head, Mixed, large, output, processes
 from torch import nn
 from transformers import AutoModel
 
-from ray_zerocopy import load, save
+from ray_zerocopy import _engine, load, save
 from ray_zerocopy.__main__ import main
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 49]])
@@ -193,6 +193,29 @@ def test_inspect_lists_the_tensors(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["inspect", str(tmp_path / "none")]) == 1
 
 
+def test_what_is_shown_of_a_file_is_printable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = nn.Module()
+    module.register_buffer("red\x1b[31m\n\u202e", torch.zeros(3))
+    path = str(tmp_path / "\x1b[2J\udcff")
+    save(module, path)
+    assert main(["inspect", path]) == main(["verify", path]) == 0
+    shown = capsys.readouterr().out
+    assert r"red\x1b[31m\n\u202e" in shown
+    assert r"\x1b[2J\udcff is sound." in shown
+    os.truncate(path, 99)
+    assert main(["inspect", path]) == 1
+    assert all(c.isprintable() or c == "\n" for c in shown + capsys.readouterr().err)
+
+
+def test_a_header_that_was_changed_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = Path(saved({"model": nn.Linear(2, 2)}, tmp_path))
+    written = path.read_bytes()
+    for changed in (b"(", b"{"):
+        path.write_bytes(written.replace(b'"ray_zerocopy.models":"[', b'"ray_zerocopy.models":"' + changed))
+        with pytest.raises(ValueError, match=r"model\.safetensors' is damaged: its header has 'ray_zerocopy\.models'"):
+            load(path)
+
+
 def test_what_is_no_saved_pipeline_is_refused_with_what_to_do(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -203,7 +226,7 @@ def test_what_is_no_saved_pipeline_is_refused_with_what_to_do(tmp_path: Path) ->
     torch.save({"weight": torch.zeros(3)}, tmp_path / "torch.pt")
     with pytest.raises(ValueError, match=r"torch\.pt"):
         load(tmp_path / "torch.pt")
-    with pytest.raises(IsADirectoryError if os.name == "nt" else OSError, match=str(tmp_path)):
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
         load(tmp_path)
 
 
@@ -220,6 +243,69 @@ def test_what_cannot_be_saved_is_refused_with_the_path_to_it(tmp_path: Path) -> 
         save({"model": nn.Linear(2, 2), "lock": __import__("threading").Lock()}, path)
     with pytest.raises(FileNotFoundError):
         save(nn.Linear(2, 2), tmp_path / "no" / "model.safetensors")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_saved_file_has_the_permissions_that_open_would_give_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    before = os.umask(0o027)
+    try:
+        save(nn.Linear(2, 2), path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+    path.chmod(0o600)  # a model that others must not read stays one
+    save(nn.Linear(2, 3), path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load(path).out_features == 3
+
+
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    path, link, dangling = tmp_path / "model.safetensors", tmp_path / "link", tmp_path / "dangling"
+    save(nn.Linear(2, 2), path)
+    link.symlink_to(path.name)
+    save(nn.Linear(2, 3), link)
+    assert link.is_symlink()
+    assert load(path).out_features == 3
+    dangling.symlink_to("new")
+    save(nn.Linear(2, 4), dangling)
+    assert load(tmp_path / "new").out_features == 4
+
+
+def test_what_is_no_regular_file_is_neither_replaced_nor_waited_for(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, Path("/dev/null")):
+        with pytest.raises(OSError, match="is not a regular file"):
+            save(nn.Linear(2, 2), path)
+        assert not path.is_file()
+        for read in (load, _engine.Checkpoint.open):
+            with pytest.raises(ValueError, match="is a pipe or a device"):
+                read(path)
+    for directory in (str(tmp_path), f"{tmp_path}/", f"{tmp_path}/none/"):
+        with pytest.raises(IsADirectoryError):
+            save(nn.Linear(2, 2), directory)
+    with pytest.raises(IsADirectoryError):
+        load(tmp_path)
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
+def test_a_path_is_any_bytes_but_zero(tmp_path: Path) -> None:
+    for name in (b"a\xff", "\N{SNOWMAN}".encode(), b"with spaces \n"):
+        path = os.fsencode(tmp_path) + b"/" + name
+        for given in (path, os.fsdecode(path), Path(os.fsdecode(path))):
+            save(nn.Linear(2, 3), given)
+            assert load(given).out_features == 3
+        os.truncate(path, 100)
+        with pytest.raises(ValueError, match=r"truncated|bytes"):
+            load(path)
+        os.remove(path)
+        with pytest.raises(FileNotFoundError) as caught:
+            load(path)
+        assert os.fsencode(caught.value.filename) == path
+    for use in (load, lambda path: save(nn.Linear(2, 2), path)):
+        with pytest.raises(ValueError, match="null byte"):
+            use(str(tmp_path / "a\0b"))
     assert os.listdir(tmp_path) == []
 
 
@@ -274,7 +360,7 @@ assert libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None) == 0
 if libc.mount(b"none", {str(disk)!r}.encode(), b"tmpfs", 0, b"size=6m") != 0:
     print("no mount"), exit()
 from saved_models import large, output
-from ray_zerocopy import load, save
+from ray_zerocopy import _engine, load, save
 small = large(4)
 path = {str(disk / "model.safetensors")!r}
 save(small, path)

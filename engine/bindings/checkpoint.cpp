@@ -3,12 +3,13 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <system_error>
 
+#include "text.h"
 #include "zerocopy/error.h"
 #include "zerocopy/safetensors.h"
 
@@ -21,7 +22,8 @@ namespace {
 using ReadOnlyBytes = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>, nb::c_contig>;
 
 // Opened without the GIL: a file may be on a disk, or on a server, that takes its time.
-Checkpoint open(const std::string& path) {
+Checkpoint open(nb::handle given) {
+  const std::string path = path_from(given);
   try {
     const nb::gil_scoped_release no_gil;
     return Checkpoint::open(path);
@@ -29,9 +31,7 @@ Checkpoint open(const std::string& path) {
     if (error.code() != Error::Code::system_call) {
       throw;
     }
-    errno = error.system_error();
-    PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
-    throw nb::python_error();
+    raise_os_error(error.system_error(), std::generic_category().message(error.system_error()), path);
   }
 }
 
@@ -61,7 +61,7 @@ void bind_checkpoint(const nb::module_& module) {
                          "All members may be used from any thread. Nobody may write to the file in place or shorten "
                          "it while\n"
                          "it is open; it may be removed or replaced by another of its name.")
-      .def_static("open", &open, "path"_a,
+      .def_static("open", &open, "path"_a, nb::sig("def open(path: str | bytes | os.PathLike[str]) -> Checkpoint"),
                   "Opens a file and checks its header.\n\n"
                   "Raises:\n"
                   "    OSError: it cannot be opened or mapped.\n"

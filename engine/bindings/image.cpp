@@ -5,15 +5,16 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
+#include "text.h"
 #include "zerocopy/image.h"
 
 namespace nb = nanobind;
@@ -57,7 +58,8 @@ std::optional<const char*> name_of(Error::Code code) {
 }
 
 // Opened without the GIL: a file may be on a disk, or on a server, that takes its time.
-Image open(const std::string& path) {
+Image open(nb::handle given) {
+  const std::string path = path_from(given);
   try {
     const nb::gil_scoped_release no_gil;
     return Image::open(path);
@@ -65,9 +67,7 @@ Image open(const std::string& path) {
     if (error.code() != Error::Code::system_call) {
       throw;
     }
-    errno = error.system_error();
-    PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
-    throw nb::python_error();
+    raise_os_error(error.system_error(), std::generic_category().message(error.system_error()), path);
   }
 }
 
@@ -107,7 +107,7 @@ bool raise_image_error(const Error& error) {
   if (!code) {
     return false;
   }
-  const nb::object raised = image_error()(error.what());
+  const nb::object raised = image_error()(decoded(error.what()));
   raised.attr("code") = *code;
   PyErr_SetObject(image_error().ptr(), raised.ptr());
   return true;
@@ -129,7 +129,7 @@ void bind_image(const nb::module_& module) {
       "An image file, open for reading, and checked but for the digests of segments and blobs.\n\n"
       "All members may be used from any thread. Nobody may write to the file in place or shorten it while\n"
       "it is open; it may be removed or replaced by another of its name.")
-      .def_static("open", &open, "path"_a,
+      .def_static("open", &open, "path"_a, nb::sig("def open(path: str | bytes | os.PathLike[str]) -> Image"),
                   "Opens a file and checks it: its header and its index, not all of its bytes.\n\n"
                   "Raises:\n"
                   "    OSError: it cannot be opened or mapped.\n"
@@ -140,7 +140,7 @@ void bind_image(const nb::module_& module) {
           "digest", [](const Image& self) { return self.digest(); },
           "Of the index, which holds those of all segments and blobs: 32 hexadecimal digits (XXH3-128).")
       .def_prop_ro(
-          "path", [](const Image& self) { return self.file()->name(); }, "The path that was opened.")
+          "path", [](const Image& self) { return decoded(self.file()->name()); }, "The path that was opened.")
       .def_prop_ro(
           "nbytes", [](const Image& self) { return self.file()->bytes().size(); }, "The file's length in bytes.")
       .def_prop_ro(

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "text.h"
 #include "zerocopy/error.h"
 #include "zerocopy/image_writer.h"
 
@@ -76,7 +77,8 @@ std::uint32_t add_program(PythonImageWriter& self, std::uint32_t package,
   return self.writer().add_program(std::move(program));
 }
 
-std::string write(PythonImageWriter& self, const std::string& path, unsigned threads, const nb::object& progress) {
+std::string write(PythonImageWriter& self, nb::handle given, unsigned threads, const nb::object& progress) {
+  const std::string path = path_from(given);
   WriteOptions options{threads, {}};
   if (!progress.is_none()) {
     options.progress = [&progress](std::uint64_t written, std::uint64_t total) {
@@ -91,9 +93,7 @@ std::string write(PythonImageWriter& self, const std::string& path, unsigned thr
     if (error.code() != Error::Code::system_call) {
       throw;
     }
-    const nb::object raised = nb::borrow(PyExc_OSError)(error.system_error(), error.what(), path);
-    PyErr_SetObject(raised.type().ptr(), raised.ptr());
-    throw nb::python_error();
+    raise_os_error(error.system_error(), error.what(), path);
   }
 }
 
@@ -167,8 +167,8 @@ void bind_image_writer(const nb::module_& module) {
           "key"_a, "value"_a, "Adds to what safetensors calls the file's metadata.")
       .def(
           "write", &write, "path"_a, "threads"_a, "progress"_a.none(),
-          nb::sig("def write(self, path: str, threads: int, progress: collections.abc.Callable[[int, int], object] | "
-                  "None) -> str"),
+          nb::sig("def write(self, path: str | bytes | os.PathLike[str], threads: int, progress: "
+                  "collections.abc.Callable[[int, int], object] | None) -> str"),
           "Writes the image, in the place of what is at the path. Nothing is there before it is complete and "
           "durable.\n\n"
           "Args:\n"

@@ -44,6 +44,9 @@ class ForwardingSystem : public System {
     return real().create_unnamed(directory);
   }
   Result<FileDescriptor> create(const std::string& path) override { return real().create(path); }
+  int set_permissions(int descriptor, unsigned permissions) override {
+    return real().set_permissions(descriptor, permissions);
+  }
   Result<std::size_t> write_at(int descriptor, std::span<const std::span<const std::byte>> bytes,
                                std::uint64_t offset) override {
     return real().write_at(descriptor, bytes, offset);

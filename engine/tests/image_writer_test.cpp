@@ -211,6 +211,33 @@ TEST(ImageWriter, a_new_file_has_the_permissions_that_the_umask_leaves) {
   EXPECT_EQ(std::filesystem::status(folder.file()).permissions(), static_cast<std::filesystem::perms>(0640));
 }
 
+TEST(ImageWriter, a_file_that_takes_the_place_of_another_has_its_permissions) {
+  class NothingUnnamed final : public ForwardingSystem {
+    Result<FileDescriptor> create_unnamed(const std::string& /*directory*/) override { return {{}, EOPNOTSUPP}; }
+  } nothing_unnamed;
+  for (System* const system : {&System::real(), static_cast<System*>(&nothing_unnamed)}) {
+    const Folder folder;
+    put(folder.file(), "before");
+    constexpr auto secret = std::filesystem::perms::owner_read | std::filesystem::perms::owner_write;
+    std::filesystem::permissions(folder.file(), secret);
+    ImageWriter("", *system).write(folder.file());
+    EXPECT_EQ(std::filesystem::status(folder.file()).permissions(), secret);
+    EXPECT_EQ(Image::open(folder.file()).producer(), "");
+  }
+}
+
+TEST(ImageWriter, what_is_no_regular_file_keeps_its_place) {
+  const Folder folder;
+  ASSERT_EQ(::mkfifo(folder.file("pipe").c_str(), S_IRUSR | S_IWUSR), 0);
+  std::filesystem::create_directory(folder.file("directory"));
+  for (const char* const name : {"pipe", "directory"}) {
+    const std::string path = folder.file(name);
+    EXPECT_EQ(refusal([&] { ImageWriter("").write(path); }), Error::Code::system_call);
+    EXPECT_FALSE(std::filesystem::is_regular_file(path));
+  }
+  EXPECT_EQ(folder.size(), 2U);
+}
+
 TEST(ImageWriter, progress_rises_to_the_total_in_the_callers_thread) {
   const Folder folder;
   const Content content;

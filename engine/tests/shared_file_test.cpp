@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -14,6 +15,7 @@
 #include <string_view>
 
 #include "child_process.h"
+#include "folder.h"
 #include "image_file.h"
 #include "process_state.h"
 #include "shared_file.h"
@@ -67,7 +69,16 @@ TEST(SharedFile, a_file_that_is_not_there_or_cannot_be_mapped_is_an_error_with_i
   EXPECT_EQ(std::string_view(missing.what()), "/none/of/these cannot be opened: No such file or directory");
   const Error directory = error_of_opening("/tmp");
   EXPECT_EQ(directory.code(), Error::Code::system_call);
-  EXPECT_EQ(directory.system_error(), ENODEV);
+  EXPECT_EQ(directory.system_error(), EISDIR);
+}
+
+TEST(SharedFile, neither_a_pipe_nor_a_device_is_waited_for_or_mapped) {
+  const testing::Folder folder;
+  const std::string pipe = folder.file("pipe");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), S_IRUSR | S_IWUSR), 0);
+  for (const std::string& path : {pipe, std::string("/dev/zero")}) {
+    EXPECT_EQ(error_of_opening(path).code(), Error::Code::not_an_image);
+  }
 }
 
 TEST(SharedFile, a_memfd_is_taken_over_and_closed_with_the_object) {

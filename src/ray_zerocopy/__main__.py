@@ -43,9 +43,9 @@ def _of_file(command: str, path: str) -> int:
             return 0
         damages = inspection.damages(path)
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(inspection.printable(str(error)), file=sys.stderr)
         return 1
-    print("\n".join(damages) or f"{path} is sound.")
+    print("\n".join(damages) or inspection.printable(f"{path} is sound."))
     return 1 if damages else 0
 
 

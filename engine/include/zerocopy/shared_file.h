@@ -23,7 +23,8 @@ class System;
 class SharedFile {
  public:
   // Opens the file at `path` for reading. Throws Error::Code::system_call, with the errno of the call that failed, when
-  // it cannot be opened or mapped (ENOENT, EACCES, ENODEV for a directory, ...).
+  // it cannot be opened or mapped (ENOENT, EACCES, EISDIR, ...), and Error::Code::not_an_image when it is a pipe or a
+  // device.
   static std::shared_ptr<const SharedFile> open(const std::string& path);
 
   // The same with `system` in the place of the operating system. It must outlive the object.

@@ -21,6 +21,7 @@ std::string directory_of(const std::filesystem::path& path) {
 
 NewFile::NewFile(std::string path, System& system)
     : system_(&system), path_(std::move(path)), directory_(directory_of(path_)) {
+  const std::optional<unsigned> permissions = permissions_of_old();
   Result<FileDescriptor> file = system.create_unnamed(directory_);
   if (!file.ok()) {  // Whatever the reason: if there is no other way either, that one's reason counts.
     const int error = with_free_name([&](const std::string& name) {
@@ -32,6 +33,10 @@ NewFile::NewFile(std::string path, System& system)
     }
   }
   file_ = std::move(file.value);
+  if (permissions) {
+    // Not on every file system; then the new file has those of any other.
+    static_cast<void>(system.set_permissions(file_.number(), *permissions));
+  }
 }
 
 NewFile::~NewFile() {
@@ -94,6 +99,22 @@ void NewFile::put_in_place() {
     refuse("cannot be put in place", error);
   }
   name_.clear();
+}
+
+// Renaming would put a file in the place of a device or a pipe as well.
+std::optional<unsigned> NewFile::permissions_of_old() const {
+  const Result<FileDescriptor> old = system_->open(path_);
+  if (old.error == ENOENT || old.error == EACCES) {
+    return std::nullopt;
+  }
+  const Result<FileStatus> status = old.ok() ? system_->status(old.value.number()) : Result<FileStatus>{{}, old.error};
+  if (!status.ok()) {
+    refuse("cannot be replaced", status.error);
+  }
+  if (status.value.kind != FileKind::regular) {
+    refuse("is not a regular file, and cannot be replaced", status.value.kind == FileKind::directory ? EISDIR : EINVAL);
+  }
+  return status.value.permissions;
 }
 
 // Calls `make` with names in the directory until one is free, which is the file's then. Returns the errno of `make`.

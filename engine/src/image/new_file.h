@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -20,7 +21,9 @@ class System;
 // write() may be called from any thread, also at once; everything else is its owner's. `system` must outlive this.
 class NewFile {
  public:
-  // Throws Error::Code::system_call when no file can be made in the directory of `path`.
+  // The file gets the permissions of the one that it is to replace; without one, those that the process's umask leaves.
+  // Throws Error::Code::system_call when no file can be made in the directory of `path`, or something other than a
+  // regular file has that path.
   NewFile(std::string path, System& system);
   NewFile(NewFile&&) = delete;
   NewFile& operator=(NewFile&&) = delete;
@@ -40,6 +43,7 @@ class NewFile {
   template <typename Make>
   int with_free_name(Make make);
   void put_in_place();
+  [[nodiscard]] std::optional<unsigned> permissions_of_old() const;
 
   System* system_;
   std::string path_;

@@ -1,5 +1,6 @@
 #include "zerocopy/shared_file.h"
 
+#include <cerrno>
 #include <limits>
 #include <system_error>
 #include <utility>
@@ -25,6 +26,12 @@ class SharedFile::Impl {
     const Result<FileStatus> status = system.status(descriptor_.number());
     if (!status.ok()) {
       fail("the length of " + name_ + " cannot be asked for", status.error);
+    }
+    if (status.value.kind == FileKind::directory) {
+      fail(name_ + " cannot be mapped", EISDIR);
+    }
+    if (status.value.kind == FileKind::other) {
+      throw Error(Error::Code::not_an_image, name_ + " is a pipe or a device: only regular files can be mapped");
     }
     if (status.value.size == 0) {
       return;  // Nothing can be mapped.

@@ -44,10 +44,18 @@ struct Mapping {
   friend bool operator==(const Mapping&, const Mapping&) = default;
 };
 
+enum class FileKind : std::uint8_t {
+  regular,
+  directory,
+  other,  // A pipe, a device, a socket.
+};
+
 struct FileStatus {
   FileId id;
   std::uint64_t size = 0;      // Bytes.
   bool on_huge_pages = false;  // hugetlbfs: cannot be mapped page by page.
+  FileKind kind = FileKind::regular;
+  unsigned permissions = 0;  // Those of owner, group and others: nine bits.
 };
 
 struct Pipe {
@@ -128,8 +136,8 @@ class System {
   // /proc/self/pagemap. May stop early: go on from walked_to.
   virtual Result<WrittenPages> scan_written_pages(int pagemap, std::uintptr_t begin, std::uintptr_t end) = 0;
 
-  // For reading only. Every descriptor that comes from here is closed by exec, and but for those of the two members
-  // that create files, none is for writing.
+  // For reading only, without waiting for the other end of what turns out to be a pipe. Every descriptor that comes
+  // from here is closed by exec, and but for those of the two members that create files, none is for writing.
   virtual Result<FileDescriptor> open(const std::string& path) = 0;
 
   // A new, empty regular file for writing that has no name, in the file system of a directory (O_TMPFILE). It is gone
@@ -138,6 +146,9 @@ class System {
 
   // A new, empty regular file for writing; EEXIST when something has that name already.
   virtual Result<FileDescriptor> create(const std::string& path) = 0;
+
+  // Gives a file of this process's user the permissions that FileStatus tells.
+  virtual int set_permissions(int descriptor, unsigned permissions) = 0;
 
   // Writes some bytes, one span after the other, to a file from `offset` on. The value is how many were written, which
   // may be fewer than all; no more than 1,024 spans are looked at.

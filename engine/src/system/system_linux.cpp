@@ -187,6 +187,13 @@ int for_each_number(const std::string& path, Entry entry) {
 
 FileId file_id(const Statx& found) { return {found.stx_dev_major, found.stx_dev_minor, found.stx_ino}; }
 
+FileKind kind_of(const Statx& found) {
+  if (S_ISREG(found.stx_mode)) {
+    return FileKind::regular;
+  }
+  return S_ISDIR(found.stx_mode) ? FileKind::directory : FileKind::other;
+}
+
 std::string in_proc(int process, const char* entry) { return "/proc/" + std::to_string(process) + "/" + entry; }
 
 // A thread of the application may be writing to the byte that is read here. Its value is not used; but for the race
@@ -315,6 +322,10 @@ class LinuxSystem final : public System {
     return created(path, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW);
   }
 
+  int set_permissions(int descriptor, unsigned permissions) override {
+    return error_of(::fchmod(descriptor, permissions));
+  }
+
   Result<std::size_t> write_at(int descriptor, std::span<const std::span<const std::byte>> bytes,
                                std::uint64_t offset) override {
     std::array<iovec, IOV_MAX> vectors;  // NOLINT(cppcoreguidelines-pro-type-member-init): as many as are used are.
@@ -349,11 +360,14 @@ class LinuxSystem final : public System {
   Result<FileStatus> status(int descriptor) override {
     Statx found{};
     Statfs file_system{};
-    if (uninterrupted([&] { return ::statx(descriptor, "", AT_EMPTY_PATH, STATX_INO | STATX_SIZE, &found); }) == -1 ||
+    constexpr unsigned permissions = S_IRWXU | S_IRWXG | S_IRWXO;
+    constexpr unsigned wanted = STATX_INO | STATX_SIZE | STATX_TYPE | STATX_MODE;
+    if (uninterrupted([&] { return ::statx(descriptor, "", AT_EMPTY_PATH, wanted, &found); }) == -1 ||
         uninterrupted([&] { return ::fstatfs(descriptor, &file_system); }) == -1) {
       return {{}, errno};
     }
-    return {FileStatus{file_id(found), found.stx_size, std::cmp_equal(file_system.f_type, HUGETLBFS_MAGIC)}};
+    return {FileStatus{file_id(found), found.stx_size, std::cmp_equal(file_system.f_type, HUGETLBFS_MAGIC),
+                       kind_of(found), found.stx_mode & permissions}};
   }
 
   Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) override {
@@ -568,7 +582,8 @@ class LinuxSystem final : public System {
   }
 
   static Result<FileDescriptor> open_in(int directory, const char* path) {
-    const int number = uninterrupted([&] { return ::openat(directory, path, O_RDONLY | O_CLOEXEC | O_NOCTTY); });
+    const int number =
+        uninterrupted([&] { return ::openat(directory, path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY); });
     if (number == -1) {
       return {{}, errno};
     }

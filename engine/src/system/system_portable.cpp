@@ -33,6 +33,7 @@ class PortableSystem final : public System {
   Result<FileDescriptor> open(const std::string& /*path*/) override { return {{}, ENOTSUP}; }
   Result<FileDescriptor> create_unnamed(const std::string& /*directory*/) override { return {{}, ENOTSUP}; }
   Result<FileDescriptor> create(const std::string& /*path*/) override { return {{}, ENOTSUP}; }
+  int set_permissions(int /*descriptor*/, unsigned /*permissions*/) override { return ENOTSUP; }
   Result<std::size_t> write_at(int /*descriptor*/, std::span<const std::span<const std::byte>> /*bytes*/,
                                std::uint64_t /*offset*/) override {
     return {0, ENOTSUP};

@@ -36,8 +36,8 @@ def present(device: Device | None) -> torch.device | None:
     if (target.index or 0) >= _count(target.type):
         names = ["cpu", *(f"{kind}:{i}" for kind in ("cuda", "xpu", "mps") for i in range(_count(kind)))]
         raise RuntimeError(
-            f"Device {str(target)!r} is not here: this worker has {', '.join(names)}. "
-            "Ask Ray for it (for example num_gpus=1), or load onto another device."
+            f"Device {str(target)!r} is not here: this process has {', '.join(names)}. "
+            "Load onto another device, or, in a worker of Ray's, ask Ray for it (for example num_gpus=1)."
         )
     return target
 

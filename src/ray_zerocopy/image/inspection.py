@@ -35,7 +35,12 @@ def described(path: str) -> str:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append(f"tensor    {'  '.join(cells)}".rstrip())
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
+
+
+def printable(text: str) -> str:
+    """A line that a terminal shows and does not obey: names in a file, and of files, may be any characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def damages(path: str) -> list[str]:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.dlpack import from_dlpack
 
 from ray_zerocopy import _engine
-from ray_zerocopy.image.names import DTYPES
+from ray_zerocopy.image.names import DTYPES, RESERVED
 from ray_zerocopy.image.tensors import DLPACK_TYPES, contiguous_stride, tensor_in
 
 M = TypeVar("M", bound=nn.Module)
@@ -24,7 +24,7 @@ _TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 _SHOWN = 5
 """Names in a message; of more it says how many there are."""
 
-AnyPath = str | os.PathLike[str]
+AnyPath = str | bytes | os.PathLike[str]
 
 
 def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
@@ -48,8 +48,9 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
     Args:
         module: its parameters and persistent buffers are replaced, as by `load_state_dict(assign=True)`; its mode
             stays.
-        files: a safetensors file; the index of a sharded checkpoint (`model.safetensors.index.json`); a directory with
-            one of these in it; or several files that hold the checkpoint together.
+        files: a safetensors file, which may be one that `save` made of a module; the index of a sharded checkpoint
+            (`model.safetensors.index.json`); a directory with one of these in it; or several files that hold the
+            checkpoint together.
 
     Returns:
         The module.
@@ -57,8 +58,11 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
     Raises:
         FileNotFoundError, OSError: there is no such file, or it cannot be opened.
         ValueError: a file is not a safetensors file, or is truncated; the tensors' names or shapes are not those of the
-            module (the message names them); or a buffer that is in no checkpoint is on the meta device.
+            module (the message names them); or a tensor of the module that is in no checkpoint is on the meta device.
+        TypeError: `module` is not a module, or `files` are not paths.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"Expected a torch.nn.Module to give the checkpoint's weights to, got {module!r}.")
     tensors: dict[str, torch.Tensor] = {}
     for file, wanted in _files(files):
         for name, tensor in _tensors(file, wanted):
@@ -77,36 +81,53 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
 
 
 def _state(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors as a state dict: parameters that the module ties are one and the same.
+    """The tensors as a state dict: parameters and buffers that the module ties are one and the same.
 
     Raises:
-        ValueError: the module would be left without memory for a buffer.
+        ValueError: the module would be left without memory for a tensor.
     """
     state = dict(tensors)
-    tied: dict[int, nn.Parameter] = {}
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    # Those that the checkpoint has come first: it may have any of a parameter's names.
-    for name, parameter in sorted(parameters.items(), key=lambda item: item[0] not in tensors):
-        if name not in tensors:
-            if id(parameter) in tied:
-                state[name] = tied[id(parameter)]
-        elif id(parameter) not in tied:
-            tensor = tensors[name]
-            requires_grad = parameter.requires_grad and (tensor.is_floating_point() or tensor.is_complex())
-            state[name] = tied[id(parameter)] = nn.Parameter(tensor, requires_grad)
-        elif torch.equal(tied[id(parameter)], tensors[name]):
-            state[name] = tied[id(parameter)]
-        else:
-            raise ValueError(f"The module ties {name!r} to another parameter, and in the checkpoint they differ.")
+    tied: dict[int, torch.Tensor] = {}
     persistent = module.state_dict(keep_vars=True).keys()
-    buffers = module.named_buffers(remove_duplicate=False)
-    homeless = [name for name, buffer in buffers if buffer.is_meta and name not in persistent]
-    if homeless:
-        raise ValueError(
-            f"The module's buffers {_listed(homeless)} are on the meta device, and in no checkpoint, since they are "
-            "not persistent. Give them their values first, or make the module with its buffers elsewhere."
-        )
+    own: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    own |= {name: buffer for name, buffer in buffers.items() if name in persistent}
+    # Those that the checkpoint has come first: it may have any of a tensor's names.
+    for name, old in sorted(own.items(), key=lambda item: item[0] not in tensors):
+        if name not in tensors:
+            if id(old) in tied:
+                state[name] = tied[id(old)]
+        elif id(old) not in tied:
+            state[name] = tied[id(old)] = _in_place_of(old, tensors[name])
+        elif torch.equal(tied[id(old)], tensors[name]):
+            state[name] = tied[id(old)]
+        else:
+            raise ValueError(f"The module ties {name!r} to another tensor, and in the checkpoint they differ.")
+    _refuse_meta("buffers", [name for name, buffer in buffers.items() if buffer.is_meta and name not in persistent])
+    _refuse_meta("attributes", [name for name, value in _attributes(module) if value.is_meta])
     return state
+
+
+def _in_place_of(old: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    if not isinstance(old, nn.Parameter):
+        return tensor
+    return nn.Parameter(tensor, old.requires_grad and (tensor.is_floating_point() or tensor.is_complex()))
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that are a module's without being its parameters or buffers."""
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor):
+                yield f"{prefix}.{name}" if prefix else name, value
+
+
+def _refuse_meta(what: str, names: list[str]) -> None:
+    if names:
+        raise ValueError(
+            f"The module's {what} {_listed(names)} are on the meta device, and in no checkpoint, since they are not "
+            "persistent. Give them their values first, or make the module with them elsewhere."
+        )
 
 
 def _listed(names: list[str]) -> str:
@@ -127,6 +148,8 @@ def _tensors(path: Path, wanted: frozenset[str] | None) -> Iterator[tuple[str, t
         view.prefault()
     found = set()
     for name, dtype_name, shape, offset, nbytes in checkpoint.tensors:
+        if name.startswith(RESERVED):  # an image's own: see docs/image_format.md
+            continue
         if wanted is None or name in wanted:
             found.add(name)
             yield name, _tensor(view, name, dtype_name, shape, offset, nbytes)
@@ -153,11 +176,13 @@ def _tensor(
 
 def _files(files: AnyPath | Iterable[AnyPath]) -> Iterator[tuple[Path, frozenset[str] | None]]:
     """The files of a checkpoint, each with the names of its tensors; None: all that it has."""
-    if not isinstance(files, str | os.PathLike):
+    if not isinstance(files, str | bytes | os.PathLike):
+        if not isinstance(files, Iterable):
+            raise TypeError(f"Expected the path of a checkpoint's file, or several, got {files!r}.")
         for file in files:
             yield from _files(file)
         return
-    path = Path(files)
+    path = Path(os.fsdecode(files))
     if path.is_dir():
         path = _in_directory(path)
     if path.suffix == ".json":
@@ -179,13 +204,13 @@ def _in_directory(directory: Path) -> Path:
 
 def _shards(index: Path) -> Iterator[tuple[Path, frozenset[str]]]:
     try:
-        weight_map = dict(json.loads(index.read_bytes())["weight_map"])
-        names_in: dict[str, set[str]] = {}
+        weight_map: dict[str, Any] = dict(json.loads(index.read_bytes())["weight_map"])
+        names_in: dict[Any, set[str]] = {}
         for name, file in weight_map.items():
             names_in.setdefault(file, set()).add(name)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{str(index)!r} is not the index of a sharded checkpoint: {error!r}.") from error
     for file, names in names_in.items():
-        if Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file or file in ("", ".."):
             raise ValueError(f"{str(index)!r} names the file {file!r}, which is not beside it.")
         yield index.parent / file, frozenset(names)

@@ -109,7 +109,7 @@ def opened(path: str | os.PathLike[str]) -> Saved:
     Raises:
         FileNotFoundError, OSError, ValueError: as `load`.
     """
-    where = os.path.abspath(os.fspath(path))
+    where = os.path.abspath(os.fsdecode(path))
     try:
         file = _engine.Image.open(where)
     except _engine.ImageError as error:
@@ -126,8 +126,19 @@ def opened(path: str | os.PathLike[str]) -> Saved:
             "only. They can be read with the safetensors package."
         )
     metadata = file.metadata
-    models = tuple(json.loads(metadata.get(_MODELS, "[]")))
-    return Saved(image, where, file.digest, models, metadata.get(_CLASS, "object"), _producer(file))
+    return Saved(image, where, file.digest, _models(metadata, where), metadata.get(_CLASS, "object"), _producer(file))
+
+
+def _models(metadata: dict[str, str], path: str) -> tuple[str, ...]:
+    # The header has no digest: what is in it may be anything.
+    text = metadata.get(_MODELS, "[]")
+    try:
+        models = json.loads(text)
+    except (ValueError, RecursionError):
+        models = None
+    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+        raise ValueError(f"{path!r} is damaged: its header has {_MODELS!r}: {text[:80]!r}, which is no list of names.")
+    return tuple(models)
 
 
 def _producer(file: _engine.Image) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -27,7 +28,7 @@ def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False)
 
     Args:
         pipeline: any picklable object holding models, tensors or numpy arrays; it is not changed.
-        path: where to save it.
+        path: where to save it. A symbolic link is followed; a file that is replaced hands on its permissions.
         progress: whether to show how far it has come: with tqdm where that is installed, else as messages of the
             logger `ray_zerocopy`.
 
@@ -35,9 +36,11 @@ def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False)
         TypeError: something in the pipeline cannot be pickled, or is a reference of Ray's, which means nothing outside
             of its cluster (the message gives the path to it); it holds neither a model nor a tensor nor a numpy array,
             or is a class or a path.
-        OSError: the file cannot be written. Then there is none, or the one that there was.
+        OSError: the file cannot be written, or the path is that of a directory, a pipe or a device. Then there is
+            none, or the one that there was.
     """
     check_is_object(pipeline)
+    destination = _destination(path)
     models = take_apart(pipeline).models
     places = paths_of(models, pipeline)
     frozen = freeze_roots(pipeline_roots(pipeline, places, models), external=is_ray_reference)
@@ -50,5 +53,17 @@ def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False)
     if not frozen.blocks:
         check_holds_model(pipeline, models, alternative=", a tensor or a numpy array")
     names, metadata = tensor_names(models, places), metadata_of(pipeline, places)
-    with shown(f"Saving {os.fspath(path)}", progress) as told:
-        write(frozen, os.path.abspath(path), names, metadata, told)
+    with shown(f"Saving {os.fsdecode(path)}", progress) as told:
+        write(frozen, destination, names, metadata, told)
+
+
+def _destination(path: str | os.PathLike[str]) -> str:
+    """The absolute path of the file that is to be written: where a symbolic link leads, as for `open(path, "wb")`.
+
+    Raises:
+        IsADirectoryError: the path ends with a separator.
+    """
+    text = os.fsdecode(path)
+    if text.endswith(os.sep):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), text)
+    return os.path.realpath(text)

@@ -1,0 +1,20 @@
+// Paths, and messages that contain them, on their way between Python and C++.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <string>
+
+namespace zerocopy::python {
+
+// The bytes of a path given as str, bytes or os.PathLike. Throws nanobind::python_error: TypeError for anything else,
+// ValueError for a path with a zero byte.
+std::string path_from(nanobind::handle path);
+
+// As os.fsdecode has it: a path is any bytes, and what is not UTF-8 in it becomes surrogates.
+nanobind::str decoded(const std::string& text);
+
+// Raises OSError with an errno, a message and a path.
+[[noreturn]] void raise_os_error(int error, const std::string& message, const std::string& path);
+
+}  // namespace zerocopy::python
