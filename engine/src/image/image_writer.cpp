@@ -4,6 +4,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "image/digest.h"
@@ -51,16 +52,14 @@ std::uint32_t next_number(std::size_t count, std::uint64_t limit, const std::str
 }
 
 // Ascending, each once.
-Numbers as_set(Numbers numbers) {
-  std::ranges::sort(numbers);
-  const auto repeated = std::ranges::unique(numbers);
-  numbers.erase(repeated.begin(), repeated.end());
-  return numbers;
+Numbers as_set(const Numbers& numbers) {
+  const std::set<std::uint32_t> ascending(numbers.begin(), numbers.end());
+  return {ascending.begin(), ascending.end()};
 }
 
 Numbers together(Numbers some, const Numbers& others) {
   some.insert(some.end(), others.begin(), others.end());
-  return as_set(std::move(some));
+  return as_set(some);
 }
 
 Numbers segments_of(const Numbers& blocks, const Layout& layout) {
@@ -70,7 +69,7 @@ Numbers segments_of(const Numbers& blocks, const Layout& layout) {
       segments.push_back(*segment);
     }
   }
-  return as_set(std::move(segments));
+  return as_set(segments);
 }
 
 Json as_json(const std::optional<std::uint32_t>& number) { return number ? Json(*number) : Json(nullptr); }
