@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -346,6 +347,23 @@ def test_progress_is_shown_to_whom_wants_it(tmp_path: Path, capsys: pytest.Captu
     shown = capsys.readouterr().err
     assert "Saving" in shown
     assert "100%" in shown
+
+
+def test_saving_is_interrupted_by_a_signal_and_leaves_nothing(tmp_path: Path) -> None:
+    model = large(256)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(KeyboardInterrupt):
+            save(model, tmp_path / "model.safetensors")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")

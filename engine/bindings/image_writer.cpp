@@ -80,12 +80,15 @@ std::uint32_t add_program(PythonImageWriter& self, std::uint32_t package,
 std::string write(PythonImageWriter& self, nb::handle given, unsigned threads, const nb::object& progress) {
   const std::string path = path_from(given);
   WriteOptions options{threads, {}};
-  if (!progress.is_none()) {
-    options.progress = [&progress](std::uint64_t written, std::uint64_t total) {
-      const nb::gil_scoped_acquire gil;
+  options.progress = [&progress](std::uint64_t written, std::uint64_t total) {
+    const nb::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) {  // Who interrupts the program does not wait until a large file is complete.
+      throw nb::python_error();
+    }
+    if (!progress.is_none()) {
       progress(written, total);
-    };
-  }
+    }
+  };
   try {
     const nb::gil_scoped_release no_gil;
     return self.writer().write(path, options);
@@ -175,7 +178,7 @@ void bind_image_writer(const nb::module_& module) {
           "    path: of the file.\n"
           "    threads: 1 to 64.\n"
           "    progress: called in this thread, about a hundred times, with the bytes written so far and in all. What\n"
-          "        it raises ends the writing.\n\n"
+          "        it raises ends the writing, as does what the handler of a signal raises (KeyboardInterrupt).\n\n"
           "Returns:\n"
           "    The image's digest.\n\n"
           "Raises:\n"

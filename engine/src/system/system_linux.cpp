@@ -315,11 +315,11 @@ class LinuxSystem final : public System {
   Result<FileDescriptor> open(const std::string& path) override { return open_in(AT_FDCWD, path.c_str()); }
 
   Result<FileDescriptor> create_unnamed(const std::string& directory) override {
-    return created(directory, O_TMPFILE | O_WRONLY);
+    return created(directory, O_TMPFILE | O_WRONLY | O_CLOEXEC);
   }
 
   Result<FileDescriptor> create(const std::string& path) override {
-    return created(path, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW);
+    return created(path, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
   }
 
   int set_permissions(int descriptor, unsigned permissions) override {
@@ -593,7 +593,7 @@ class LinuxSystem final : public System {
   // With the permissions that the process's umask leaves.
   static Result<FileDescriptor> created(const std::string& path, int flags) {
     constexpr mode_t everybody = 0666;
-    const int number = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, everybody); });
+    const int number = uninterrupted([&] { return ::open(path.c_str(), flags, everybody); });
     if (number == -1) {
       return {{}, errno};
     }

@@ -58,7 +58,8 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
     Raises:
         FileNotFoundError, OSError: there is no such file, or it cannot be opened.
         ValueError: a file is not a safetensors file, or is truncated; the tensors' names or shapes are not those of the
-            module (the message names them); or a tensor of the module that is in no checkpoint is on the meta device.
+            module (the message names them), and the module has those that fit by then, as `load_state_dict` leaves it;
+            or a tensor of the module that is in no checkpoint is on the meta device.
         TypeError: `module` is not a module, or `files` are not paths.
     """
     if not isinstance(module, nn.Module):
