@@ -91,6 +91,7 @@ std::optional<std::pair<std::uint64_t, nb::object>> packed(const Layout& layout,
 
 }  // namespace
 
+// NOLINTNEXTLINE(misc-const-correctness): what is added to a module changes it, whatever nanobind's signatures say.
 void bind_layout(nb::module_& module) {
   nb::class_<Layout>(
       module, "Layout",

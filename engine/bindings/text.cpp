@@ -6,7 +6,8 @@ namespace zerocopy::python {
 
 std::string path_from(nb::handle path) {
   PyObject* encoded = nullptr;
-  if (PyUnicode_FSConverter(path.ptr(), static_cast<void*>(&encoded)) == 0) {
+  // NOLINTNEXTLINE(bugprone-multi-level-implicit-pointer-conversion): the function's own signature.
+  if (PyUnicode_FSConverter(path.ptr(), &encoded) == 0) {
     throw nb::python_error();
   }
   const auto bytes = nb::steal<nb::bytes>(encoded);

@@ -213,6 +213,7 @@ TEST(ImageWriter, a_new_file_has_the_permissions_that_the_umask_leaves) {
 
 TEST(ImageWriter, a_file_that_takes_the_place_of_another_has_its_permissions) {
   class NothingUnnamed final : public ForwardingSystem {
+   public:
     Result<FileDescriptor> create_unnamed(const std::string& /*directory*/) override { return {{}, EOPNOTSUPP}; }
   } nothing_unnamed;
   for (System* const system : {&System::real(), static_cast<System*>(&nothing_unnamed)}) {
