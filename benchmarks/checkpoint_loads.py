@@ -16,7 +16,7 @@ import ray
 import torch
 
 from benchmarks import store
-from benchmarks.memory import private_bytes_beside_store
+from benchmarks.memory import anonymous_bytes
 from benchmarks.models import CASES
 from ray_zerocopy import ActorWrapper, load_checkpoint
 
@@ -25,7 +25,7 @@ COPY = Path("/dev/shm") / f"checkpoint-{os.getpid()}"
 
 
 def measure(case_name: str, file: Path) -> dict[str, list[float]]:
-    """Seconds from the file to the store and of `cat`, in turn; and by how much this process's own memory grew."""
+    """Seconds from the file to the store and of `cat`, in turn; and by how much memory of this process grew that no file is behind."""
     samples: dict[str, list[float]] = {
         "checkpoint_seconds": [],
         "cat_seconds": [],
@@ -43,11 +43,11 @@ def measure(case_name: str, file: Path) -> dict[str, list[float]]:
             COPY.unlink()
             with torch.device("meta"):
                 module = CASES[case_name].build()
-            before = private_bytes_beside_store()
+            before = anonymous_bytes()
             start = time.perf_counter()
             wrapper = ActorWrapper(load_checkpoint(module, file))
             seconds = time.perf_counter() - start
-            private = private_bytes_beside_store() - before
+            private = anonymous_bytes() - before
             del wrapper, module
             store.wait_until_empty()
             if turn:  # the first of each is not counted

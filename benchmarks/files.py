@@ -21,7 +21,7 @@ from benchmarks.samples import Spread
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE_CASES = ("minilm", "bert", "bert-traced", "linears-2gb")
-_PROCESSES = 7
+_PROCESSES = 5
 """For each format and model. The formats take turns."""
 _CPP_CASE = "bert-traced"
 _CPP_TURNS = 3
@@ -50,7 +50,7 @@ _CHECKPOINT_FIGURES = {
     "checkpoint_seconds": "From the file to the store",
     "cat_seconds": "`cat FILE > /dev/shm/…`",
     "cat_to_checkpoint": "The store's rate ÷ that of `cat`",
-    "checkpoint_private_bytes": "The driver's extra private memory",
+    "checkpoint_private_bytes": "The driver's extra anonymous memory",
 }
 
 
