@@ -45,7 +45,7 @@ class TemporaryFile {
 };
 
 // Those that tests/image_samples.py makes; ZEROCOPY_GOLDEN is their folder.
-inline std::string golden_path(const std::string& name) { return std::string(ZEROCOPY_GOLDEN) + "/" + name; }
+inline std::string golden_path(const std::string& name) { return ZEROCOPY_GOLDEN "/" + name; }
 
 inline std::string content_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
