@@ -25,7 +25,7 @@ COPY = Path("/dev/shm") / f"checkpoint-{os.getpid()}"
 
 
 def measure(case_name: str, file: Path) -> dict[str, list[float]]:
-    """Seconds from the file to the store and of `cat`, in turn; and by how much this process's anonymous memory grew."""
+    """Seconds from the file to the store and of `cat`, in turn; by how much this process's anonymous memory grew."""
     samples: dict[str, list[float]] = {
         "checkpoint_seconds": [],
         "cat_seconds": [],
