@@ -151,6 +151,15 @@ void check_array(nb::handle nbytes, nb::handle item_size, nb::handle offset, con
   check_placement({number(offset), lengths, steps, number(unit), number(item_size)}, number(nbytes));
 }
 
+// Holds what an array's bytes come from, until the last array over them goes.
+nb::capsule capsule_of(std::shared_ptr<const void> held) {
+  auto source = std::make_unique<Source>(std::move(held));
+  const nb::capsule owner(source.get(),
+                          [](void* kept) noexcept { const std::unique_ptr<Source> last(static_cast<Source*>(kept)); });
+  [[maybe_unused]] const Source* const the_capsules = source.release();
+  return owner;
+}
+
 // The array holds a capsule, which holds the exporter's buffer.
 Bytes borrow(nb::handle exporter, nb::handle offset, nb::handle nbytes) {
   auto buffer = std::make_shared<Buffer>(exporter);
@@ -158,11 +167,7 @@ Bytes borrow(nb::handle exporter, nb::handle offset, nb::handle nbytes) {
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): the array is for reading only, which its flags cannot say.
   auto* const first = const_cast<std::byte*>(all.data());
   const std::span<std::byte> bytes = part_of({first, all.size()}, number(offset), number(nbytes));
-  auto source = std::make_unique<Source>(std::move(buffer));
-  const nb::capsule owner(source.get(),
-                          [](void* held) noexcept { const std::unique_ptr<Source> last(static_cast<Source*>(held)); });
-  [[maybe_unused]] const Source* const the_capsules = source.release();
-  return as_array(bytes, owner);
+  return as_array(bytes, capsule_of(std::move(buffer)));
 }
 
 // The array holds a capsule, which holds all buffers. None where one does not begin where the one before it ends.
@@ -179,10 +184,7 @@ std::optional<nb::object> join(const nb::sequence& exporters) {
       return std::nullopt;
     }
   }
-  auto source = std::make_unique<Source>(std::move(buffers));
-  const nb::capsule owner(source.get(),
-                          [](void* held) noexcept { const std::unique_ptr<Source> last(static_cast<Source*>(held)); });
-  [[maybe_unused]] const Source* const the_capsules = source.release();
+  const nb::capsule owner = capsule_of(std::move(buffers));
   using ReadOnly = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>, nb::c_contig>;
   const std::size_t shape[] = {all.size()};  // NOLINT(cppcoreguidelines-avoid-c-arrays, modernize-avoid-c-arrays)
   return nb::cast(ReadOnly(all.data(), 1, shape, owner));

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ray_zerocopy.errors import ModelLostError
     from ray_zerocopy.older.actor import (
         load_model_in_actor,
-        load_pipeline_in_actor,
         prepare_model_for_actors,
         rewrite_pipeline_for_actors,
     )
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from ray_zerocopy.older.rewrite import extract_tensors, replace_tensors
     from ray_zerocopy.transport.checkpoints import load_checkpoint
     from ray_zerocopy.transport.keeper import KeptModel, list_models
+    from ray_zerocopy.transport.pipelines import load_pipeline_in_actor
     from ray_zerocopy.transport.saved import load
     from ray_zerocopy.transport.saving import save
     from ray_zerocopy.wrappers import ActorWrapper, JITActorWrapper, JITTaskWrapper, TaskWrapper, get_wrapper
@@ -60,7 +60,6 @@ _MODULES = {
     "errors": ("ModelLostError",),
     "older.actor": (
         "load_model_in_actor",
-        "load_pipeline_in_actor",
         "prepare_model_for_actors",
         "rewrite_pipeline_for_actors",
     ),
@@ -69,6 +68,7 @@ _MODULES = {
     "older.rewrite": ("extract_tensors", "replace_tensors"),
     "transport.checkpoints": ("load_checkpoint",),
     "transport.keeper": ("KeptModel", "list_models"),
+    "transport.pipelines": ("load_pipeline_in_actor",),
     "transport.saved": ("load",),
     "transport.saving": ("save",),
     "wrappers": ("ActorWrapper", "JITActorWrapper", "JITTaskWrapper", "TaskWrapper", "get_wrapper"),

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray_zerocopy import _engine
 from ray_zerocopy.image.image import EMPTY, Block, FrozenScripts, Image, Skeleton
 
 
-def image_of(index: str, blob: Callable[[int], Any], segments: Sequence[Any]) -> Image:
+def image_of(content: Mapping[str, Any], blob: Callable[[int], Any], segments: Sequence[Any]) -> Image:
     """The image that a file holds.
 
     Args:
-        index: the file's, checked.
+        content: the file's index, checked, and parsed.
         blob: gives the bytes of one of its blobs.
         segments: of the file, each with the buffer protocol; they are not copied.
     """
-    content = json.loads(index)
     return Image(
         tuple(
             Skeleton(
@@ -48,11 +47,12 @@ def image_of(index: str, blob: Callable[[int], Any], segments: Sequence[Any]) ->
     )
 
 
-def read(file: _engine.Image) -> Image:
-    """The image in a file; its segments are the file's own pages, read-only, and keep the file.
+def read(file: _engine.Image) -> tuple[Image, str]:
+    """The image in a file, and what wrote it; its segments are the file's own pages, read-only, and keep the file.
 
     Raises:
         ValueError: a skeleton, an archive or a package is damaged.
     """
-    segments = [file.segment(number) for number in range(len(json.loads(file.index)["segments"]))]
-    return image_of(file.index, file.blob, segments)
+    content = json.loads(file.index)
+    segments = [file.segment(number) for number in range(len(content["segments"]))]
+    return image_of(content, file.blob, segments), content["producer"]

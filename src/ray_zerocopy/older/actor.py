@@ -14,15 +14,7 @@ from ray_zerocopy.image.models import is_model
 from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.older.deprecation import warn_deprecated
 from ray_zerocopy.transport import store
-from ray_zerocopy.transport.pipelines import PipelineSkeleton, load_pipeline_in_actor, publish_pipeline
-
-__all__ = [
-    "PipelineSkeleton",
-    "load_model_in_actor",
-    "load_pipeline_in_actor",
-    "prepare_model_for_actors",
-    "rewrite_pipeline_for_actors",
-]
+from ray_zerocopy.transport.pipelines import PipelineSkeleton, publish_pipeline
 
 
 def rewrite_pipeline_for_actors(

@@ -119,14 +119,14 @@ def opened(path: str | os.PathLike[str]) -> Saved:
                 "belong to, and give it its weights: ray_zerocopy.load_checkpoint(module, path)."
             ) from error
         raise
-    image = read(file)
+    image, producer = read(file)
     if not image.skeletons:
         raise ValueError(
-            f"{where!r} is an image file without a Python pipeline: what wrote it ({_producer(file)}) saved tensors "
+            f"{where!r} is an image file without a Python pipeline: what wrote it ({producer}) saved tensors "
             "only. They can be read with the safetensors package."
         )
     metadata = file.metadata
-    return Saved(image, where, file.digest, _models(metadata, where), metadata.get(_CLASS, "object"), _producer(file))
+    return Saved(image, where, file.digest, _models(metadata, where), metadata.get(_CLASS, "object"), producer)
 
 
 def _models(metadata: dict[str, str], path: str) -> tuple[str, ...]:
@@ -139,11 +139,6 @@ def _models(metadata: dict[str, str], path: str) -> tuple[str, ...]:
     if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
         raise ValueError(f"{path!r} is damaged: its header has {_MODELS!r}: {text[:80]!r}, which is no list of names.")
     return tuple(models)
-
-
-def _producer(file: _engine.Image) -> str:
-    producer: str = json.loads(file.index)["producer"]
-    return producer
 
 
 def _is_checkpoint(path: str) -> bool:

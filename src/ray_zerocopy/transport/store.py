@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 import logging
 import os
 import pickle
@@ -204,7 +205,7 @@ def fetch(source: Any) -> tuple[Image, int]:
         segments = [bundles[bundle][index] for bundle, index in value.places]
         value = _Unpickler(pickled, segments, value.references).load()
         if isinstance(value, FileParts):
-            value = image_of(value.index, value.blobs.__getitem__, value.segments)
+            value = image_of(json.loads(value.index), value.blobs.__getitem__, value.segments)
     elif isinstance(value, ray.ObjectRef):
         value = get(value, description)
     if not isinstance(value, Image):
