@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import json
 import logging
 import pickle
@@ -53,14 +52,14 @@ class ModelName(NamedTuple):
         return f"{self.name!r} in the namespace {self.namespace!r}"
 
 
-SegmentKey = tuple[bytes, int]
+SegmentKey = tuple[str, int]
 """A segment's digest, and how many equal ones come before it in its image: these stay apart, as they were."""
 
 
 class Offer(NamedTuple):
     """An image on its way to the keeper. Its bytes travel beside it: the body, and what segments the keeper lacks."""
 
-    digests: tuple[bytes, ...]
+    digests: tuple[str, ...]
     """Of the segments, in their order."""
     references: tuple[Any, ...]
     """Ray's references that the body leaves out."""
@@ -178,7 +177,7 @@ class Keeper:
             raise ValueError(f"the file {source.path!r} has another content now")
         segments: list[PickleBuffer] = []
         body = pickle.dumps(parts_of(file), protocol=5, buffer_callback=segments.append)
-        offer = Offer(tuple(hashlib.sha256(segment.raw()).digest() for segment in segments), ())
+        offer = Offer(tuple(map(_engine.digest, segments)), ())
         keys = segment_keys(offer.digests)
         image = self._keep(offer, body, dict(zip(keys, segments, strict=True)))
         return _Model(Version(asked.head, (image,)), frozenset(keys), asked.kind, datetime.now(UTC), None)
@@ -290,7 +289,7 @@ def _key(name: ModelName) -> str:
     return json.dumps(name)
 
 
-def segment_keys(digests: Iterable[bytes]) -> list[SegmentKey]:
+def segment_keys(digests: Iterable[str]) -> list[SegmentKey]:
     """The keys of an image's segments, given their digests in their order."""
     seen: dict[bytes, int] = {}
     keys = []

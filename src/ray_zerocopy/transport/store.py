@@ -6,7 +6,6 @@ An image is one object of the process that publishes it, or it is handed to the 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import logging
@@ -141,7 +140,7 @@ def publish_by_name(
     segments: dict[keeper.SegmentKey, pickle.PickleBuffer] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for body in bodies:
-            digests = tuple(pool.map(_digest, body.segments))
+            digests = tuple(pool.map(_engine.digest, body.segments))
             offers.append(Offer(digests, tuple(body.references)))
             segments.update(zip(keeper.segment_keys(digests), body.segments, strict=True))
     keeper.publish(
@@ -149,10 +148,6 @@ def publish_by_name(
         [pickle.PickleBuffer(body.pickled) for body in bodies],
         segments,
     )
-
-
-def _digest(segment: pickle.PickleBuffer) -> bytes:
-    return hashlib.sha256(segment.raw()).digest()
 
 
 class _Body(pickle.Pickler):
