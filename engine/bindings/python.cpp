@@ -394,13 +394,13 @@ NB_MODULE(_engine, module) {
       "    TypeError: an object has no buffer protocol.\n"
       "    BufferError, ValueError: one is not contiguous.");
 
-  module.def(
-      "digest", &digest, "buffer"_a, nb::sig("def digest(buffer: typing_extensions.Buffer) -> str"),
-      "The XXH3-128 of a buffer's bytes, as image files have it: 32 hexadecimal digits. Other threads run meanwhile.\n\n"
-      "It tells accidents, not forgeries.\n\n"
-      "Raises:\n"
-      "    TypeError: the object has no buffer protocol.\n"
-      "    BufferError, ValueError: it is not contiguous.");
+  module.def("digest", &digest, "buffer"_a, nb::sig("def digest(buffer: typing_extensions.Buffer) -> str"),
+             "The XXH3-128 of a buffer's bytes, as image files have it: 32 hexadecimal digits. Other threads run "
+             "meanwhile.\n\n"
+             "It tells accidents, not forgeries.\n\n"
+             "Raises:\n"
+             "    TypeError: the object has no buffer protocol.\n"
+             "    BufferError, ValueError: it is not contiguous.");
 
   module.def("check_array", &check_array, "nbytes"_a, "item_size"_a, "offset"_a, "shape"_a, "strides"_a, "unit"_a,
              nb::sig("def check_array(nbytes: int, item_size: int, offset: int, shape: tuple[int, ...], "

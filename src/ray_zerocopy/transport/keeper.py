@@ -291,7 +291,7 @@ def _key(name: ModelName) -> str:
 
 def segment_keys(digests: Iterable[str]) -> list[SegmentKey]:
     """The keys of an image's segments, given their digests in their order."""
-    seen: dict[bytes, int] = {}
+    seen: dict[str, int] = {}
     keys = []
     for digest in digests:
         seen[digest] = seen.get(digest, -1) + 1
