@@ -116,6 +116,14 @@ def test_tasks_run_the_models_of_a_pipeline_of_the_same_class_and_need_no_no_gra
     assert isinstance(pipeline.head, Classifier)
 
 
+def test_a_pipeline_that_cannot_be_pickled_works_in_the_process_that_made_it() -> None:
+    pipeline = two_models()
+    pipeline.lock = threading.Lock()  # type: ignore[attr-defined]
+    for made in (ModelWrapper.for_tasks(pipeline), ModelWrapper.from_model(pipeline, mode="actor").load()):
+        assert made.lock is pipeline.lock  # type: ignore[attr-defined]
+        assert bits(made(X).numpy()) == bits(pipeline(X))
+
+
 def test_named_methods_run_as_tasks_too() -> None:
     pipeline = two_models()
     rewritten = ModelWrapper.for_tasks(pipeline, method_names=("__call__", "describe", "absent"))
@@ -251,6 +259,15 @@ def test_the_functions_of_jit_take_a_pipeline_apart_and_put_it_together() -> Non
     assert bits(ray.get(called)) == bits(pipeline.head(X))
     with pytest.raises(TypeError, match=r"Expected torch\.jit\.ScriptModule"):
         jit.prepare_jit_model_for_actors(nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("extract", [jit.extract_tensors, jit.extract_tensors_minimal])
+def test_torchscript_modules_that_were_taken_apart_in_training_come_back_in_eval_mode(extract: Any) -> None:
+    module = torch.jit.script(nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.5)))
+    extracted = extract(module)
+    module.eval()
+    assert bits(jit.replace_tensors(*extracted)(X)) == bits(module(X))
+    assert bits(ray.get(jit.call_model.remote(ray.put(extracted), (X,)))) == bits(module(X))
 
 
 def test_the_helpers_for_benchmarks_measure_memory_in_mib(
@@ -434,16 +451,6 @@ def test_what_is_written_to_one_load_is_in_no_other_and_not_in_the_original() ->
     assert bits(wrapper.load()(tokens)) == before
 
 
-def test_a_pipeline_that_cannot_be_pickled_runs_its_models_as_tasks_where_it_is() -> None:
-    pipeline = two_models()
-    pipeline.lock = threading.Lock()  # type: ignore[attr-defined]
-    rewritten = ModelWrapper.for_tasks(pipeline)
-    assert rewritten.lock is pipeline.lock  # type: ignore[attr-defined]
-    assert bits(rewritten(X)) == bits(pipeline(X))
-    with pytest.raises(TypeError, match=r"\.lock cannot be pickled"):
-        ModelWrapper.from_model(pipeline, mode="actor").load()
-
-
 def test_a_module_whose_submodules_are_published_stays_whole() -> None:
     module = Classifier().eval()
     skeleton, info = rzc_nn.prepare_pipeline(module, method_names=("__call__",))
@@ -452,6 +459,14 @@ def test_a_module_whose_submodules_are_published_stays_whole() -> None:
     loaded = rzc_nn.load_pipeline_for_actors(skeleton, rzc_nn.model_info_to_model_refs(info))
     assert bits(loaded(X)) == bits(module(X))
     assert bits(rzc_nn.load_pipeline_for_tasks(skeleton, info)(X)) == bits(module(X))
+
+
+def test_a_torchscript_module_is_welcome_in_a_model_wrapper() -> None:
+    pipeline = Scripted()
+    loaded = ModelWrapper.from_model(pipeline).load()
+    assert isinstance(loaded.head, torch.jit.ScriptModule)
+    assert bits(loaded(X).numpy()) == bits(pipeline(X))
+    assert bits(ModelWrapper.for_tasks(pipeline)(X).numpy()) == bits(pipeline(X))
 
 
 def test_a_pipeline_of_which_nothing_is_shared_works_and_warns_at_the_callers_line() -> None:

@@ -50,7 +50,7 @@ def load_pipeline_for_actors(pipeline_skeleton: P, model_refs: Mapping[str, ray.
         model_refs: likewise.
 
     Raises:
-        TypeError: the skeleton cannot be pickled, or a reference leads to something else.
+        TypeError: a reference leads to something else.
         ModelLostError: the process that prepared the pipeline has ended, or its node is gone.
     """
     warn_deprecated("jit.load_pipeline_for_actors", "JITActorWrapper(pipeline).load()")

@@ -52,7 +52,7 @@ def load_pipeline_for_actors(
         use_fast_load: accepted for compatibility; loading is always fast.
 
     Raises:
-        TypeError: the skeleton cannot be pickled, or a reference leads to something else.
+        TypeError: a reference leads to something else.
         ModelLostError: the process that prepared the pipeline has ended, or its node is gone.
     """
     warn_deprecated("nn.load_pipeline_for_actors", "ActorWrapper(pipeline).load()")

@@ -30,7 +30,10 @@ ModelInfo: TypeAlias = TaskModelInfo | ActorModelInfo
 
 
 class _Models(types.SimpleNamespace):
-    """All models of a pipeline: loaded together, they go on sharing what they shared."""
+    """All models of a pipeline, by their attributes: loaded together, they go on sharing what they shared.
+
+    They are the first skeleton of their image, in which each model also has one of its own, in the same order.
+    """
 
 
 class _GradlessModel(RemoteModel):
@@ -103,20 +106,20 @@ def load(skeleton: P, model_refs: Mapping[str, ray.ObjectRef[Any]], *, grad: boo
     """A pipeline of the caller's own, models in eval mode.
 
     Args:
-        skeleton: from `publish`.
+        skeleton: from `publish`. What it holds is the caller's own too, unless it cannot be pickled: then it has never
+            left its process, and the pipeline that was published has the same attributes.
         model_refs: a reference to the model for each attribute.
         grad: whether the models' parameters keep their `requires_grad`; it is False in all of them otherwise.
 
     Raises:
-        TypeError: the skeleton cannot be pickled, or a reference leads to something else.
+        TypeError: a reference leads to something else.
         ModelLostError: the process that published the models has ended, or its node is gone.
     """
     models = _loaded(model_refs)
     if not grad:
-        for model in models.values():
-            model.requires_grad_(False)
-    own: P = thaw(freeze(skeleton, external=is_ray_reference))
-    return _with(own, models)
+        for parameter in (p for model in models.values() for p in model.parameters()):
+            parameter.requires_grad_(False)
+    return _with(_own(skeleton), models)
 
 
 def with_stand_ins(skeleton: P, model_info: TaskModelInfo) -> P:
@@ -150,6 +153,15 @@ def _attributes(pipeline: Any) -> list[str]:
     return [name for name in dir(pipeline) if name not in properties]
 
 
+def _own(skeleton: P) -> P:
+    try:
+        frozen = freeze(skeleton, external=is_ray_reference)
+    except TypeError:  # it cannot be pickled
+        return skeleton
+    own: P = thaw(frozen)
+    return own
+
+
 def _with(pipeline: P, attributes: Mapping[str, Any]) -> P:
     """A shallow copy with other attributes."""
     made = copy.copy(pipeline)
@@ -162,14 +174,16 @@ def _with(pipeline: P, attributes: Mapping[str, Any]) -> P:
 
 
 def _loaded(model_refs: Mapping[str, ray.ObjectRef[Any]]) -> dict[str, Any]:
-    together: dict[Hashable, Any] = {}
+    first: dict[Hashable, Any] = {}
     models = {}
     for name, found in zip(model_refs, store.get(list(model_refs.values())), strict=True):
-        if isinstance(found, store.ModelInImage) and found.image not in together:
-            together[found.image] = store.load(found._replace(skeleton=0)).root
-        siblings = together.get(found.image) if isinstance(found, store.ModelInImage) else None
-        if isinstance(siblings, _Models):
-            models[name] = list(vars(siblings).values())[found.skeleton - 1]
-        else:
+        root = None
+        if isinstance(found, store.ModelInImage):
+            if found.image not in first:
+                first[found.image] = store.load(found._replace(skeleton=0)).root
+            root = first[found.image]
+        if isinstance(root, _Models):
+            models[name] = list(vars(root).values())[found.skeleton - 1]
+        else:  # from another function: prepare_jit_model_for_actors, or ray.put(jit.extract_tensors(module))
             models[name] = ZeroCopyModel.from_object_ref(found)
     return models

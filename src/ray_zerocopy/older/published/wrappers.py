@@ -157,7 +157,6 @@ class ModelWrapper(_PublishedWrapper[P]):
             _use_fast_load: accepted for compatibility; loading is always fast.
 
         Raises:
-            TypeError: in the mode "actor", something in the pipeline cannot be pickled.
             ModelLostError: the process that wrapped the pipeline has ended, or its node is gone.
         """
         return self._load()
