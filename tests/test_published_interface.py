@@ -487,6 +487,13 @@ def test_a_pipeline_of_which_nothing_is_shared_works_and_warns_at_the_callers_li
         assert bits(JITModelWrapper.for_tasks(pipeline)(X)) == bits(pipeline(X))
 
 
+def test_a_class_in_place_of_a_pipeline_is_an_error_that_says_so() -> None:
+    with pytest.raises(TypeError, match="got the class Scripted"):
+        ModelWrapper.from_model(Scripted)
+    with pytest.raises(TypeError, match="got the class Scripted"):
+        jit.prepare_pipeline_for_tasks(Scripted)
+
+
 def deprecated() -> Iterator[tuple[str, str, Callable[[], Any]]]:
     """Each name that warns, what it says to use instead, and a call of it, on one line."""
     pipeline, scripted = two_models(), Scripted()

@@ -61,7 +61,8 @@ def log_memory(name: str) -> contextlib.AbstractContextManager[Callable[[], dict
         name: what to print the sizes under.
 
     Returns:
-        What gives, for `as`, a function: that returns a dict of the sizes `rss` and `uss`, None before the end.
+        The context manager; what `as` binds is a function that returns a dict of the sizes, `rss` and `uss`. They are
+        None until the block has ended.
     """
     warn_deprecated("benchmark.log_memory", "memory_stats()")
     return _logged(name)
@@ -72,7 +73,7 @@ def monitor_memory(stop_event: threading.Event, stats: Stats, interval: float = 
 
     Args:
         stop_event: ends it, when it is set.
-        stats: is updated; it must have the keys of `Stats`.
+        stats: what is updated.
         interval: seconds between measurements.
         show_parent: whether to print the size of this process as well.
     """
@@ -90,7 +91,7 @@ def monitor_memory_context(
         show_parent: whether to print the size of this process as well.
 
     Returns:
-        What gives, for `as`, the `Stats`.
+        The context manager; what `as` binds are the `Stats`.
     """
     warn_deprecated("benchmark.monitor_memory_context", _TOP)
     return _watched(interval, show_parent)
@@ -115,7 +116,7 @@ def _watch(stop_event: threading.Event, stats: Stats, interval: float, show_pare
         rss, uss = (sum(kind) for kind in zip((0.0, 0.0), *sizes, strict=True))
         average = rss / len(sizes) if sizes else 0.0
         for key, value in {"peak_total_rss": rss, "peak_total_uss": uss, "peak_avg_rss": average}.items():
-            stats[key] = max(stats[key], value)
+            stats[key] = max(stats.get(key, 0.0), value)
         if sizes:
             stats["uss_available"] = any(uss for _, uss in sizes)
         parent = f" | this process: RSS {_resident():.1f}" if show_parent else ""

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ray_zerocopy.image import freeze, freeze_each, thaw
+from ray_zerocopy.image.models import check_is_object
 from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.older.jit.public import ZeroCopyModel
 from ray_zerocopy.tasks.remote import RemoteModel
@@ -76,11 +77,13 @@ def publish(
 
     Raises:
         AttributeError: the pipeline lacks one of `names`.
-        TypeError: something in a model cannot be pickled; the message gives the path to it.
+        TypeError: the pipeline is a class or a path; or something in a model cannot be pickled, and the message gives
+            the path to it.
 
     Warns:
         UserWarning: none of the attributes is a model; attributed to the caller of the function that called this.
     """
+    check_is_object(pipeline)
     if names is None:
         names = [name for name in _attributes(pipeline) if not (leave_private and name.startswith("_"))]
     models = {name: model for name in names if isinstance(model := getattr(pipeline, name), kind)}
