@@ -8,6 +8,7 @@ without Ray, through a file. The other names are the older interface to the same
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
     from ray_zerocopy.older.invoke import call_model, rewrite_pipeline
     from ray_zerocopy.older.public import ZeroCopyModel
+    from ray_zerocopy.older.published.wrappers import JITModelWrapper, ModelWrapper
     from ray_zerocopy.older.rewrite import extract_tensors, replace_tensors
     from ray_zerocopy.transport.checkpoints import load_checkpoint
     from ray_zerocopy.transport.keeper import KeptModel, list_models
@@ -29,16 +31,21 @@ if TYPE_CHECKING:
     from ray_zerocopy.transport.saving import save
     from ray_zerocopy.wrappers import ActorWrapper, JITActorWrapper, JITTaskWrapper, TaskWrapper, get_wrapper
 
+    __version__: str
+
 __all__ = [
     "ActorWrapper",
     "CompiledProgram",
     "ImageError",
     "JITActorWrapper",
+    "JITModelWrapper",
     "JITTaskWrapper",
     "KeptModel",
     "ModelLostError",
+    "ModelWrapper",
     "TaskWrapper",
     "ZeroCopyModel",
+    "__version__",
     "call_model",
     "extract_tensors",
     "get_wrapper",
@@ -65,6 +72,7 @@ _MODULES = {
     ),
     "older.invoke": ("call_model", "rewrite_pipeline"),
     "older.public": ("ZeroCopyModel",),
+    "older.published.wrappers": ("JITModelWrapper", "ModelWrapper"),
     "older.rewrite": ("extract_tensors", "replace_tensors"),
     "transport.checkpoints": ("load_checkpoint",),
     "transport.keeper": ("KeptModel", "list_models"),
@@ -75,7 +83,7 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-_OF_OLDER_PROGRAMS = ("actor", "invoke", "jit", "public", "rewrite")
+_OF_OLDER_PROGRAMS = ("actor", "invoke", "jit", "model_wrappers", "nn", "public", "rewrite", "wrappers")
 """Modules that are attributes of the package without an import of their own."""
 
 
@@ -83,6 +91,8 @@ def __getattr__(name: str) -> Any:
     # Imported when first asked for, so that the keeper, which needs no torch, does not import it.
     if name in _OF_OLDER_PROGRAMS:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        return importlib.metadata.version("ray-zerocopy")
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

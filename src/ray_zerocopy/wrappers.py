@@ -551,3 +551,11 @@ def get_wrapper(name: str, namespace: str | None = None) -> Any:
     wrapper = object.__new__(found.wrapper_class)
     vars(wrapper)["_source"] = full
     return wrapper
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("ActorModelInfo", "JITModelWrapper", "ModelInfo", "TaskModelInfo"):  # 0.2.0 has them here
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ray_zerocopy.older.published import wrappers
+
+    return getattr(wrappers, name)

@@ -23,7 +23,7 @@ from ray_zerocopy.image.models import (
 from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.tasks.containers import admit_stand_ins
 from ray_zerocopy.tasks.remote import RemoteModel
-from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, supporting
+from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, public_class, supporting
 from ray_zerocopy.transport import store
 
 P = TypeVar("P")
@@ -191,10 +191,10 @@ class StandIn(PublishedModels):
         return sorted({*super().__dir__(), *dir(self._ray_zerocopy_remote.local())})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _stand_in, (self._ray_zerocopy_original, source_of(self).image)
+        return stand_in_for, (self._ray_zerocopy_original, source_of(self).image, public_class(self))
 
     def __copy__(self) -> StandIn:
-        return _stand_in(self._ray_zerocopy_original, source_of(self).image)
+        return stand_in_for(self._ray_zerocopy_original, source_of(self).image, public_class(self))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
         return self.__copy__()
@@ -256,7 +256,12 @@ def put_together(models: store.Published, rest: Image) -> Any:
         models: where the `FrozenParts.models` were published.
         rest: the `FrozenParts.rest`.
     """
-    externals = tuple(_stand_in(part, models) if isinstance(part, Original) else part for part in rest.externals)
+    externals = tuple(
+        stand_in_for(part, models, ProgramStandIn if part.is_program else StandIn)
+        if isinstance(part, Original)
+        else part
+        for part in rest.externals
+    )
     rewritten = store.load(dataclasses.replace(rest, externals=externals)).root
     admit_stand_ins(rewritten, lambda cls: issubclass(cls, StandIn) or is_ray_reference(cls))
     return rewritten
@@ -276,9 +281,15 @@ def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
     return rewritten
 
 
-def _stand_in(original: Original, image: store.Published) -> StandIn:
-    cls = ProgramStandIn if original.is_program else StandIn
-    return supporting(cls, original.special_methods, _answer_special)(original, image)
+def stand_in_for(original: Original, image: store.Published, kind: type[StandIn]) -> StandIn:
+    """A stand-in of this kind, with the special methods of the model.
+
+    Args:
+        original: the model.
+        image: where it was published.
+        kind: `StandIn`, or a subclass of it.
+    """
+    return supporting(kind, original.special_methods, _answer_special)(original, image)
 
 
 def _answer_special(stand_in: StandIn, name: str, /, *args: Any, **kwargs: Any) -> Any:

@@ -16,15 +16,15 @@ from ray_zerocopy.transport import pipelines, store
 from ray_zerocopy.transport.pipelines import PipelineSkeleton
 
 
-def prepare_jit_model_for_actors(model: torch.jit.ScriptModule) -> ray.ObjectRef[Image]:
+def prepare_jit_model_for_actors(jit_model: torch.jit.ScriptModule) -> ray.ObjectRef[Image]:
     """Publish one TorchScript module, for `load_jit_model_in_actor`.
 
     Raises:
         TypeError: it is none, or TorchScript cannot save it.
     """
-    if not isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(f"Expected torch.jit.ScriptModule, got a {type(model).__name__}.")
-    return store.publish(freeze(model, name="model"))
+    if not isinstance(jit_model, torch.jit.ScriptModule):
+        raise TypeError(f"Expected torch.jit.ScriptModule, got a {type(jit_model).__name__}.")
+    return store.publish(freeze(jit_model, name="model"))
 
 
 def load_jit_model_in_actor(model_ref: ray.ObjectRef[Any], device: Device | None = None) -> torch.jit.ScriptModule:

@@ -68,20 +68,20 @@ def extract_tensors_minimal(script_module: torch.jit.ScriptModule) -> tuple[byte
     return pickle.dumps((frozen, names)), arrays
 
 
-def replace_tensors(data: bytes, tensors: Mapping[str, npt.NDArray[Any]]) -> torch.jit.ScriptModule:
-    """A module with its weights in the given arrays, not copied.
+def replace_tensors(model_bytes: bytes, tensors: Mapping[str, npt.NDArray[Any]]) -> torch.jit.ScriptModule:
+    """A module in eval mode with its weights in the given arrays, not copied.
 
     Writable arrays and the module go on sharing memory. Read-only ones, such as those out of Ray's object store, become
     private on write: what the module writes, nobody else sees.
 
     Args:
-        data: from `extract_tensors` or `extract_tensors_minimal`.
+        model_bytes: from `extract_tensors` or `extract_tensors_minimal`.
         tensors: likewise, or fetched from where they were stored.
 
     Raises:
         ValueError: `tensors` lacks one of the module's weights; the message names it.
     """
-    module: torch.jit.ScriptModule = put_back(data, tensors).root
+    module: torch.jit.ScriptModule = put_back(model_bytes, tensors).root
     return module
 
 
@@ -95,14 +95,14 @@ def put_back(data: bytes, tensors: Mapping[str, npt.NDArray[Any]]) -> Thawed:
         module = torch.jit.load(io.BytesIO(data))
         for name, tensor in _named_tensors(module):
             tensor.data = _found(placed, name)
-        return Thawed(module, view)
+        return Thawed(module.eval(), view)
     frozen, names = pickle.loads(data)
 
     def storage_of(number: int) -> torch.UntypedStorage:
         return _found(placed, names[number]).untyped_storage()
 
     (module,) = thaw_scripts(frozen, storage_of).values()
-    return Thawed(module, view)
+    return Thawed(module.eval(), view)
 
 
 def _check(script_module: Any) -> None:
