@@ -15,7 +15,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
@@ -27,6 +26,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -61,9 +61,7 @@ std::shared_ptr<const Device> first_device() {
 // A child that runs one step. Its exit status is what wait() returns: 0 unless the step threw.
 class Child {
  public:
-  explicit Child(const std::function<void()>& step) {
-    std::fflush(stdout);
-    process_ = ::fork();
+  explicit Child(const std::function<void()>& step) : process_(::fork()) {
     if (process_ == 0) {
       ::alarm(300);
       int status = 0;
@@ -73,7 +71,6 @@ class Child {
         std::printf("  failed: %s\n", error.what());
         status = 1;
       }
-      std::fflush(stdout);
       ::_exit(status);
     }
   }
@@ -95,7 +92,7 @@ class Child {
   }
 
  private:
-  pid_t process_ = -1;
+  pid_t process_;
 };
 
 // Two ends between this process and a child: for descriptors, and for bytes that say how far the other is.
@@ -201,7 +198,7 @@ FileDescriptor orphaned_memory() {
 int probe_lifetime() {
   std::printf("Memory of a killed uploader, held by a descriptor in a process without CUDA, a second later:\n");
   const FileDescriptor held = orphaned_memory();
-  ::sleep(1);
+  std::this_thread::sleep_for(std::chrono::seconds(1));
   return Child([&] {
            const DeviceMemory memory = DeviceMemory::import(first_device(), held.number(), kShared);
            const bool intact = has_pattern(memory.device(), DeviceMapping(memory, Access::read));
@@ -234,7 +231,8 @@ Signature* function(const char* name) {
   if (found == nullptr) {
     throw Error(Error::Code::no_device_driver, std::string("The CUDA driver has no function ") + name);
   }
-  return std::bit_cast<Signature*>(found);
+  return reinterpret_cast<Signature*>(
+      found);  // NOLINT(cppcoreguidelines-pro-type-reinterpret-cast): as dlsym() has it.
 }
 
 // "CUDA Driver API", "Module Management" and "Execution Control".
@@ -395,4 +393,7 @@ int probe() {
 }  // namespace
 }  // namespace zerocopy::benchmarks
 
-int main() { return zerocopy::benchmarks::probe(); }
+int main() {
+  std::setvbuf(stdout, nullptr, _IONBF, 0);  // Nothing is left in a buffer for a child to print again.
+  return zerocopy::benchmarks::probe();
+}

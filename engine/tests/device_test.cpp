@@ -94,7 +94,7 @@ TEST(Device, a_refused_call_is_an_error_with_the_results_name_and_number) {
   const auto device = only_device(driver);
   driver.refuse(1, cuda::CUresult::not_supported);  // 0 is making the context current.
   const Error error =
-      refusal([&] { device->ask("It cannot be done", [](Driver& asked) { return asked.granularity(0); }); });
+      refusal([&] { device->tell("It cannot be done", [](Driver& asked) { return asked.granularity(0).error; }); });
   EXPECT_EQ(error.code(), Error::Code::device_call);
   EXPECT_EQ(error.system_error(), 801);
   EXPECT_EQ(std::string(error.what()),

@@ -541,8 +541,11 @@ CUresult FakeDriver::unmap_memory(CUdeviceptr address, std::size_t size) {
     if (state_->is_waited_for({address, address + size})) {
       return state_->misuse("cuMemUnmap", "of memory that a copy uses");
     }
-    ::mmap(std::bit_cast<void*>(address), size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-           0);
+    void* const reserved = ::mmap(std::bit_cast<void*>(address), size, PROT_NONE,
+                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (reserved == MAP_FAILED) {
+      return CUresult::unknown;
+    }
     state_->mapped.erase(found);
     return CUresult::success;
   });
@@ -628,7 +631,7 @@ CUresult FakeDriver::free_host_memory(std::byte* memory) {
 
 DriverResult<CUstream> FakeDriver::create_stream() {
   return state_->call("cuStreamCreate", Needs::context, [&] {
-    const auto stream = state_->new_handle<CUstream>();
+    auto* const stream = state_->new_handle<CUstream>();
     state_->streams[stream];
     return DriverResult<CUstream>{stream};
   });
@@ -677,7 +680,7 @@ CUresult FakeDriver::copy_to_host(std::span<std::byte> to, CUdeviceptr from, CUs
 
 DriverResult<CUevent> FakeDriver::create_event() {
   return state_->call("cuEventCreate", Needs::context, [&] {
-    const auto event = state_->new_handle<CUevent>();
+    auto* const event = state_->new_handle<CUevent>();
     state_->events[event];
     return DriverResult<CUevent>{event};
   });

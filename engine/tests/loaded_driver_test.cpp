@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <bit>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,7 +37,8 @@ void* function_of_stub(const char* name) {
 }
 
 std::string complaints() {
-  return std::bit_cast<testing::StubComplaints>(function_of_stub(testing::kStubComplaints))();
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): as dlsym() has it.
+  return reinterpret_cast<testing::StubComplaints>(function_of_stub(testing::kStubComplaints))();
 }
 
 // All that the engine looks for, in its order.

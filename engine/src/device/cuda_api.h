@@ -12,6 +12,8 @@
 
 namespace zerocopy::cuda {
 
+// NOLINTBEGIN(performance-enum-size): they are as large as the driver has them.
+
 // Those that the engine or its tests tell from others. The driver may return any of its own.
 enum class CUresult : int {
   success = 0,                           // CUDA_SUCCESS
@@ -84,6 +86,8 @@ struct CUmemAccessDesc {
   CUmemAccess_flags flags = CUmemAccess_flags::read;
 };
 static_assert(sizeof(CUmemAccessDesc) == 12);
+
+// NOLINTEND(performance-enum-size)
 
 inline constexpr unsigned kMemHostRegisterReadOnly = 0x08;  // CU_MEMHOSTREGISTER_READ_ONLY
 inline constexpr unsigned kStreamNonBlocking = 0x1;         // CU_STREAM_NON_BLOCKING

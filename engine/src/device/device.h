@@ -46,12 +46,10 @@ class Device {
   // What `call(driver)` gives while the device's context is current in this thread; what was current before is so again
   // afterwards. Throws Error::Code::device_call, whose message begins with `not_done`, when either is refused.
   template <typename Call>
-  auto ask(const std::string& not_done, Call call) const {
+  [[nodiscard]] auto ask(const std::string& not_done, Call call) const {
     const Current current(*this);
     check(not_done, current.result());
-    auto answer = call(*driver_);
-    check(not_done, answer.error);
-    return std::move(answer.value);
+    return value_of(not_done, call(*driver_));
   }
 
   // The same for calls that give a CUresult alone.
@@ -94,6 +92,12 @@ class Device {
   };
 
   void check(const std::string& not_done, cuda::CUresult result) const;
+
+  template <typename T>
+  [[nodiscard]] T value_of(const std::string& not_done, DriverResult<T> answer) const {
+    check(not_done, answer.error);
+    return std::move(answer.value);
+  }
 
   DeviceUuid uuid_;
   Driver* driver_;

@@ -29,8 +29,7 @@ using cuda::CUstream;
 template <typename... Arguments>
 class Function {
  public:
-  Function(const FindFunction& find, const char* name)
-      : address_(std::bit_cast<CUresult (*)(Arguments...)>(find(name))) {
+  Function(const FindFunction& find, const char* name) : address_(as_function(find(name))) {
     if (address_ == nullptr) {
       throw Error(Error::Code::no_device_driver,
                   std::string("The CUDA driver has no function ") + name +
@@ -41,7 +40,13 @@ class Function {
   CUresult operator()(Arguments... arguments) const { return address_(arguments...); }
 
  private:
-  CUresult (*address_)(Arguments...);
+  using Address = CUresult (*)(Arguments...);
+
+  static Address as_function(void* found) {
+    return reinterpret_cast<Address>(found);  // NOLINT(cppcoreguidelines-pro-type-reinterpret-cast): as dlsym() has it.
+  }
+
+  Address address_;
 };
 
 // "CUDA Driver API" has each under its name without the version.
@@ -229,13 +234,13 @@ class LoadedDriver final : public Driver {
   }
 
   template <typename Called, typename... Arguments>
-  CUresult status(const Called& function, Arguments... arguments) const {
+  [[nodiscard]] CUresult status(const Called& function, Arguments... arguments) const {
     return in_forked_child() ? CUresult::not_initialized : function(arguments...);
   }
 
   // What a function gives by the pointer that is its first argument.
   template <typename T, typename Called, typename... Arguments>
-  DriverResult<T> result(const Called& function, Arguments... arguments) const {
+  [[nodiscard]] DriverResult<T> result(const Called& function, Arguments... arguments) const {
     DriverResult<T> result;
     result.error = status(function, &result.value, arguments...);
     return result;
