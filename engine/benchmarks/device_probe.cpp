@@ -231,8 +231,8 @@ Signature* function(const char* name) {
   if (found == nullptr) {
     throw Error(Error::Code::no_device_driver, std::string("The CUDA driver has no function ") + name);
   }
-  return reinterpret_cast<Signature*>(
-      found);  // NOLINT(cppcoreguidelines-pro-type-reinterpret-cast): as dlsym() has it.
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): as dlsym() has it.
+  return reinterpret_cast<Signature*>(found);
 }
 
 // "CUDA Driver API", "Module Management" and "Execution Control".
@@ -382,7 +382,15 @@ int probe() {
     std::printf("no CUDA driver: %s\n", error.what());
     return kNoDriver;
   }
-  const int listed = Child([] { std::printf("device %s\n", to_string(first_device()->uuid()).c_str()); }).wait();
+  const int listed =
+      Child([] {
+        const auto device = first_device();
+        std::printf("device %s\n", to_string(device->uuid()).c_str());
+        const int registers = device->ask("It cannot be asked", [&](Driver& driver) {
+          return driver.attribute(device->number(), cuda::CUdevice_attribute::read_only_host_registration);
+        });
+        std::printf("pages for reading only can be registered: %d\n", registers);
+      }).wait();
   if (listed != 0) {
     return 1;
   }

@@ -84,7 +84,7 @@ TEST_F(Fake, a_program_may_do_with_memory_what_access_it_has) {
 }
 
 TEST_F(Fake, a_copy_needs_the_access_that_a_program_would) {
-  const auto stream = driver_.create_stream().value;
+  auto* const stream = driver_.create_stream().value;
   std::byte byte{};
   EXPECT_EQ(driver_.copy_to_device(mapped(Access::read), {&byte, 1}, stream), CUresult::invalid_value);
   EXPECT_EQ(driver_.copy_to_host({&byte, 1}, kGranule, stream), CUresult::invalid_value);
@@ -105,7 +105,7 @@ TEST_F(Fake, what_is_not_known_is_not_given_back) {
 }
 
 TEST_F(Fake, memory_that_a_copy_reads_or_writes_must_stay) {
-  const auto stream = driver_.create_stream().value;
+  auto* const stream = driver_.create_stream().value;
   const cuda::CUdeviceptr address = mapped(Access::read_write);
   std::byte* const buffer = driver_.allocate_host_memory(16).value;
   EXPECT_EQ(driver_.copy_to_device(address, {buffer, 16}, stream), CUresult::success);
@@ -117,7 +117,7 @@ TEST_F(Fake, memory_that_a_copy_reads_or_writes_must_stay) {
 }
 
 TEST_F(Fake, a_copy_of_pinned_memory_is_made_when_somebody_waits_for_it) {
-  const auto stream = driver_.create_stream().value;
+  auto* const stream = driver_.create_stream().value;
   const cuda::CUdeviceptr address = mapped(Access::read_write);
   std::byte* const buffer = driver_.allocate_host_memory(1).value;
   driver_.copy_to_device(address, {buffer, 1}, stream);

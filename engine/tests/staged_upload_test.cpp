@@ -86,8 +86,10 @@ TEST(StagedUpload, uploads_in_several_threads_do_not_disturb_each_other) {
     const auto device = only_device(driver);
     const DeviceMapping mapping(DeviceMemory::create(device, kGranule), Access::read_write);
     constexpr std::size_t each = 100'000;
+    constexpr std::size_t uploads = 4;
     std::vector<std::thread> threads;
-    for (std::size_t nth = 0; nth < 4; ++nth) {
+    threads.reserve(uploads);
+    for (std::size_t nth = 0; nth < uploads; ++nth) {
       threads.emplace_back([&, nth] {
         StagedUpload upload(device, 2, 4096);
         upload.write(mapping, nth * each, pattern(each, nth * each));
@@ -97,7 +99,7 @@ TEST(StagedUpload, uploads_in_several_threads_do_not_disturb_each_other) {
     for (std::thread& thread : threads) {
       thread.join();
     }
-    EXPECT_TRUE(has_pattern(bytes_at(mapping.address(), 4 * each), 0));
+    EXPECT_TRUE(has_pattern(bytes_at(mapping.address(), uploads * each), 0));
   }
   EXPECT_EQ(driver.complaints(), "");
 }
