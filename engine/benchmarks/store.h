@@ -45,6 +45,15 @@ class Store {
     return {segments, nullptr};
   }
 
+  // As whoever did not make the store has it: for reading only.
+  [[nodiscard]] std::span<const std::byte> map_shared() const {
+    void* const address = ::mmap(nullptr, bytes_.size(), PROT_READ, MAP_SHARED, descriptor_, 0);
+    if (address == MAP_FAILED) {
+      std::abort();
+    }
+    return {static_cast<const std::byte*>(address), bytes_.size()};
+  }
+
   // What a View is made of in the end: the bare system call.
   [[nodiscard]] std::span<std::byte> map_private() const {
     void* const address =

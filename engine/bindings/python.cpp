@@ -40,7 +40,7 @@ namespace {
 using Bytes = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>, nb::c_contig>;
 
 // Bad arguments are a ValueError (an index: IndexError), as is an image that is bad (ImageError); what the operating
-// system refused is an OSError with its errno.
+// system refused is an OSError with its errno, and what has to do with a GPU is a RuntimeError.
 void raise(const Error& error) {
   if (raise_image_error(error)) {
     return;
@@ -56,6 +56,13 @@ void raise(const Error& error) {
     case Error::Code::out_of_bounds:
     case Error::Code::bad_thread_count:
       PyErr_SetString(PyExc_ValueError, error.what());
+      return;
+    case Error::Code::no_device_driver:
+    case Error::Code::no_such_device:
+    case Error::Code::unfit_device:
+    case Error::Code::read_only_memory:
+    case Error::Code::device_call:
+      PyErr_SetString(PyExc_RuntimeError, error.what());
       return;
     default:
       break;

@@ -37,6 +37,12 @@ class Error : public std::runtime_error {
     not_mappable,    // The file cannot be mapped privately page by page (hugetlbfs, devices).
     // Anything else that the operating system refused; system_error() has its errno.
     system_call,
+    // Of GPUs. No public class uses any yet.
+    no_device_driver,  // The CUDA driver is not installed, or too old.
+    no_such_device,    // This process sees no device with that UUID.
+    unfit_device,      // The device lacks what sharing its memory takes.
+    read_only_memory,  // Bytes were to be copied into a mapping that is for reading only.
+    device_call,       // The CUDA driver refused a call; system_error() has its CUresult.
   };
 
   Error(Code code, const std::string& message, int system_error = 0)
@@ -44,7 +50,7 @@ class Error : public std::runtime_error {
 
   [[nodiscard]] Code code() const noexcept { return code_; }
 
-  // The errno of the call that failed; 0 where no call failed.
+  // The errno of the call that failed, or its CUresult if it was one to the CUDA driver; 0 where no call failed.
   [[nodiscard]] int system_error() const noexcept { return system_error_; }
 
  private:

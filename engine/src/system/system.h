@@ -10,17 +10,9 @@
 #include <vector>
 
 #include "system/file_descriptor.h"
+#include "system/result.h"
 
 namespace zerocopy {
-
-// What a call gave: a value, or the errno that says why there is none.
-template <typename T>
-struct Result {
-  T value{};
-  int error = 0;
-
-  [[nodiscard]] bool ok() const noexcept { return error == 0; }
-};
 
 // Which file: the device it is on and its number there. Names may go (Ray unlinks its files); this stays.
 struct FileId {
