@@ -24,12 +24,12 @@ _STEADY_CALLS = 9
 def measure(format_name: str, case_name: str, file: Path) -> dict[str, Any]:
     """Seconds of a load, of the first call, and of calls after it; and by how much this process's memory grew.
 
-    Everything is imported, and a tiny model of the same kind (FILE.tiny) was loaded and called before.
+    Everything is imported, and a tiny model of the same kind (../tiny/FILE) was loaded and called before.
     """
     torch.set_num_threads(1)
     case, chosen = CASES[case_name], FORMATS[format_name].make()
     with torch.no_grad():
-        tiny = chosen.load(file.with_name(f"{file.name}-tiny"))
+        tiny = chosen.load(file.parent.with_name("tiny") / file.name)
         for _ in range(_WARM_UP):
             tiny(*case.inputs)
         del tiny
