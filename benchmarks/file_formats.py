@@ -187,8 +187,6 @@ def _eager(case: Case) -> bool:
 
 
 OURS = "ray_zerocopy"
-BUILT = ("from_pretrained", "safetensors_built", "torch_load_built", "torch_jit")
-"""What programs usually do; the targets are about these."""
 
 FORMATS = {
     OURS: Entry("ray_zerocopy", OurFile, lambda case: True),

@@ -30,6 +30,7 @@ _CHECKPOINT_CASE = "linears-2gb"
 
 FIGURES = {
     "load_seconds": "Load",
+    "load_processor_seconds": "Load, processor time",
     "first_seconds": "First call",
     "steady_seconds": "Steady call",
     "first_to_steady": "First call ÷ steady call",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchmarks.figures import written
-from benchmarks.file_formats import BUILT, FORMATS
+from benchmarks.file_formats import FORMATS
 from benchmarks.file_formats import OURS as OUR_FILE
 from benchmarks.models import CASES
 from benchmarks.results import Results
@@ -79,7 +79,7 @@ def _file_verdicts(results: Results) -> Iterator[Verdict]:
         if load and limit:
             what, target = f"Load from a file, {title}", f"≤ {written('_seconds', limit)}"
             yield Verdict(what, target, written("_seconds", load), load <= limit)
-        peers = [name for name in BUILT if results.file_median(case, name, "load_seconds")]
+        peers = [name for name in FORMATS if name != OUR_FILE and results.file_median(case, name, "load_seconds")]
         for name in peers if load is not None else ():
             faster = (results.file_median(case, name, "load_seconds") or 0) / load
             least = 8 if CASES[case].scripted else 15
