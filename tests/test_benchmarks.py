@@ -28,20 +28,20 @@ def test_a_target_is_judged_by_medians_of_one_run() -> None:
     )
     reached = {(verdict.what, verdict.measured): verdict.reached for verdict in verdicts(results)}
     assert reached == {
-        ("Load, BERT-base, beside that of ray-zerocopy 0.2.0", "0.45 x"): True,
-        ("Load, BERT-base, beside that of Ray's zero-copy flag", "0.90 x"): False,
+        ("Load, BERT-base, compared with that of ray-zerocopy 0.2.0", "0.45 x"): True,
+        ("Load, BERT-base, compared with that of Ray's zero-copy flag", "0.90 x"): False,
         ("A warm task call's overhead, BERT-base", "1.60 ms"): False,
     }
 
 
-def test_a_load_from_a_file_is_judged_beside_each_other_way_to_load_it() -> None:
+def test_a_load_from_a_file_is_compared_with_each_other_way_to_load_it() -> None:
     def loads(name: str, seconds: float) -> dict[str, Any]:
         samples = {"load_seconds": [seconds], "first_to_steady": [1.0]}
         return {"case": "minilm", "format": name, "date": "2026-01-01", "samples": samples}
 
     found = [loads("ray_zerocopy", 0.003), loads("safetensors_built", 0.060), loads("safetensors", 0.006)]
     results = Results(_results().data | {"files": Files(found)._asdict()})
-    assert [verdict.measured for verdict in verdicts(results) if "beside" in verdict.what] == ["20.0 x", "2.0 x"]
+    assert [verdict.measured for verdict in verdicts(results) if "compared" in verdict.what] == ["20.0 x", "2.0 x"]
 
 
 def test_a_model_that_is_measured_again_replaces_its_own_loads_alone() -> None:
