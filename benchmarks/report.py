@@ -109,8 +109,8 @@ def _targets(results: Results) -> Iterator[str]:
 def _case(results: Results, case: str) -> Iterator[str]:
     systems = [system for system in SYSTEMS if results.get(case, system)]
     weights = next((r["weights"] for s in systems if "weights" in (r := results.get(case, s) or {})), 0)
-    yield f"{written('_bytes', weights)} of weights. Each cell has the median, the range, and the median as a multiple of"
-    yield "ray_zerocopy's."
+    yield f"{written('_bytes', weights)} of weights. Each cell has the median, the range, and the median as a multiple"
+    yield "of ray_zerocopy's."
     yield ""
     yield _row("", *(SYSTEMS[system].title for system in systems))
     yield _row("---", *("---" for _ in systems))
