@@ -3,6 +3,7 @@
 python -m benchmarks            everything, into docs/
 python -m benchmarks --quick    one model in two minutes, into build/benchmarks/
 python -m benchmarks --files    only what concerns files; the other results stay
+python -m benchmarks --files bert minilm    only loads of these models from files
 python -m benchmarks --again    docs/ anew from its JSON, without measuring
 """
 
@@ -12,7 +13,8 @@ import argparse
 import json
 
 from benchmarks.charts import draw
-from benchmarks.report import markdown, write_into
+from benchmarks.files import FILE_CASES
+from benchmarks.report import sections, write_into
 from benchmarks.results import Results
 from benchmarks.run import BUILD, ROOT, run, run_files
 
@@ -22,7 +24,13 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one model and two systems, into build/benchmarks/ (2 minutes)"
     )
-    parser.add_argument("--files", action="store_true", help="measure what concerns files; keep the other results")
+    parser.add_argument(
+        "--files",
+        nargs="*",
+        choices=FILE_CASES,
+        metavar="CASE",
+        help="measure what concerns files, or only loads of these models; keep the other results",
+    )
     parser.add_argument("--again", action="store_true", help="write docs/ anew from the results that are there")
     parser.add_argument("--minutes", type=float, default=80, help="begin nothing after so many minutes (80)")
     options = parser.parse_args()
@@ -33,15 +41,17 @@ def main() -> None:
     file = folder / "results.json"
     if options.again:
         results = Results(json.loads(file.read_text()))
-    elif options.files:
-        results = Results(json.loads(file.read_text()) | {"files": run_files("full")})
+    elif options.files is not None:
+        before = Results(json.loads(file.read_text()))
+        files = before.files.updated(run_files(options.files))
+        results = Results(before.data | {"files": files._asdict()})
         file.write_text(json.dumps(results.data, indent=1) + "\n")
     else:
         results = run("quick" if options.quick else "full", options.minutes)
         file.write_text(json.dumps(results.data, indent=1) + "\n")
-    text = markdown(results, draw(results, folder), "benchmarks")
-    write_into(target / "benchmarks.md", text)
-    print(text)
+    parts = sections(results, draw(results, folder), "benchmarks")
+    write_into(target / "benchmarks.md", parts)
+    print(*parts.values(), sep="\n\n")
     print(f"Written to {(target / 'benchmarks.md').relative_to(ROOT)}")
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.models import CASES
 from benchmarks.report import Chart
 from benchmarks.results import Results
+from benchmarks.samples import Spread
 from benchmarks.systems import OURS, SYSTEMS
 
 COLORS = dict(zip(SYSTEMS, ("#0b6e4f", "#8d6a9f", "#d9a441", "#c1440e", "#5b7db1"), strict=True))
@@ -25,16 +27,16 @@ def draw(results: Results, folder: Path) -> list[Chart]:
     """Draw every chart that the run has figures for."""
     folder.mkdir(parents=True, exist_ok=True)
     charts = []
-    for name, drawn in (
-        ("memory_by_workers.png", _memory_by_workers(results)),
-        ("load_by_size.png", _load_by_size(results)),
-        ("task_overhead.png", _task_overhead(results)),
+    for name, drawn, in_summary in (
+        ("memory_by_workers.png", _memory_by_workers(results), True),
+        ("load_by_model.png", _load_by_model(results), True),
+        ("task_overhead.png", _task_overhead(results), False),
     ):
         if drawn is not None:
             figure, title = drawn
             figure.savefig(folder / name, dpi=110, bbox_inches="tight")
             plt.close(figure)
-            charts.append(Chart(name, title))
+            charts.append(Chart(name, title, in_summary))
     return charts
 
 
@@ -42,53 +44,70 @@ def _titles(system: str) -> str:
     return SYSTEMS[system].title.replace("`", "")
 
 
-def _line(system: str) -> dict[str, Any]:
-    """How a system's line looks. This one's lies over the others."""
-    return {"color": COLORS[system], "label": _titles(system), "zorder": 3 if system == OURS else 2}
-
-
 def _memory_by_workers(results: Results) -> tuple[Figure, str] | None:
-    """The case with most workers."""
+    """The case with most workers; a panel for each system, since what systems that share use is nearly the same."""
     most = {case: max(results.node_memory(case, OURS), default=0) for case in results.cases()}
     case = max(most, key=lambda case: most[case], default=None)
     if case is None or most[case] < 2:
         return None
-    figure, axes = plt.subplots(figsize=(7, 4.2))
-    for system in SYSTEMS:
-        memory = results.node_memory(case, system)
-        if memory:
-            gigabytes = [nbytes / 1e9 for nbytes in memory.values()]
-            axes.plot(list(memory), gigabytes, "o-", **_line(system))
-    allowed = {count: results.allowed_node_memory(case, OURS, count) for count in results.node_memory(case, OURS)}
-    label = "weights + workers x (an empty one + 2 %)"
-    axes.plot(list(allowed), [(nbytes or 0) / 1e9 for nbytes in allowed.values()], "k:", label=label)
-    title = f"Memory of a node's workers with {CASES[case].title}"
-    axes.set(title=title, xlabel="workers", ylabel="GB", xticks=list(allowed), ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
+    added = {system: found for system in SYSTEMS if (found := results.added_memory(case, system))}
+    figure, panels = plt.subplots(1, len(added), figsize=(10, 2.8), sharey=True, squeeze=False)
+    for axes, (system, by_workers) in zip(panels[0], added.items(), strict=True):
+        places = range(len(by_workers))
+        bars = axes.bar(places, list(by_workers.values()), 0.7, color=COLORS[system])
+        axes.bar_label(bars, [f"{multiple:.1f}" for multiple in by_workers.values()], fontsize=8, padding=1)
+        axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        axes.set_title(_titles(system), fontsize=9)
+        axes.set_xticks(list(places), [str(count) for count in by_workers])
+        axes.set_xlabel("workers", fontsize=8)
+        axes.margins(y=0.12)
+    panels[0][0].set_ylabel("x the weights")
+    title = f"Memory that workers with {CASES[case].title} use beyond empty ones (dotted: the weights once)"
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
     return figure, title
 
 
-def _load_by_size(results: Results) -> tuple[Figure, str] | None:
-    figure, axes = plt.subplots(figsize=(7, 4.2))
-    eager = [case for case in results.cases() if not CASES[case].scripted]
-    for system in SYSTEMS:
-        points = sorted(
-            ((results.get(case, system) or {})["weights"] / 1e6, spread)
-            for case in eager
-            if (spread := results.spread(case, system, "load_seconds"))
-        )
-        if points:
-            sizes = [size for size, _ in points]
-            medians = [spread.median * 1e3 for _, spread in points]
-            below = [(spread.median - spread.low) * 1e3 for _, spread in points]
-            above = [(spread.high - spread.median) * 1e3 for _, spread in points]
-            axes.errorbar(sizes, medians, yerr=[below, above], fmt="o-", capsize=3, **_line(system))
-    title = "A worker's load, by the size of the model"
-    axes.set(title=title, xlabel="MB of weights", ylabel="ms", xscale="log", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
+def _load_by_model(results: Results) -> tuple[Figure, str] | None:
+    """A panel for each model, and in it a line of its own for each system."""
+    eager = [
+        case for case in results.cases() if not CASES[case].scripted and results.spread(case, OURS, "load_seconds")
+    ]
+    if not eager:
+        return None
+    eager.sort(key=lambda case: (results.get(case, OURS) or {})["weights"])
+    columns = min(3, len(eager))
+    rows = -(-len(eager) // columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(10, 2.1 * rows + 0.5), sharex=True, sharey=True, squeeze=False
+    )
+    for axes, case in itertools.zip_longest(panels.flat, eager):
+        if case is None:
+            axes.set_visible(False)
+            continue
+        for place, system in enumerate(reversed(SYSTEMS)):
+            spread = results.spread(case, system, "load_seconds")
+            if spread:
+                _range(axes, place, spread, COLORS[system])
+        megabytes = (results.get(case, OURS) or {})["weights"] / 1e6
+        axes.set_title(f"{CASES[case].title.partition(',')[0]}: {megabytes:.0f} MB", fontsize=9)
+        axes.set(xscale="log", ylim=(-0.6, len(SYSTEMS) - 0.4))
+        axes.set_yticks(range(len(SYSTEMS)), [_titles(system) for system in reversed(SYSTEMS)], fontsize=8)
+        axes.grid(alpha=0.3, axis="x")
+    for axes in panels[-1]:
+        axes.set_xlabel("ms", fontsize=8)
+    title = "A worker's load: median and range"
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
     return figure, title
+
+
+def _range(axes: Axes, place: int, spread: Spread, color: str) -> None:
+    low, median, high = (seconds * 1e3 for seconds in (spread.low, spread.median, spread.high))
+    axes.plot([low, high], [place, place], color=color, linewidth=2)
+    axes.plot(median, place, "o", color=color)
+    text = f"{median:.1f}" if median < 10 else f"{median:.0f}"
+    axes.annotate(text, (median, place), (0, 5), textcoords="offset points", ha="center", fontsize=7)
 
 
 def _task_overhead(results: Results) -> tuple[Figure, str] | None:

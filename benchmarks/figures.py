@@ -14,7 +14,7 @@ FIGURES = {
     "first_to_steady": "First call ÷ steady call",
     "steady_to_private": "Steady call ÷ that of a private copy in the same worker",
     "private_bytes": "Private memory per worker",
-    "anonymous_bytes": "Of it anonymous",
+    "anonymous_bytes": "Private memory that is anonymous",
     "cold_overhead_seconds": "Task call, cold: overhead",
     "warm_overhead_seconds": "Task call, warm: overhead",
     "requests_per_second": "Task mode, 2 callers: requests/s",

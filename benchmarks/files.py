@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ _CHECKPOINT_CASE = "linears-2gb"
 
 FIGURES = {
     "load_seconds": "Load",
+    "load_processor_seconds": "Load, processor time",
     "first_seconds": "First call",
     "steady_seconds": "Steady call",
     "first_to_steady": "First call ÷ steady call",
@@ -40,10 +42,17 @@ class Files(NamedTuple):
     """What was found; each is None if it was not measured."""
 
     loads: list[dict[str, Any]]
-    """Of each case and format the samples of each figure."""
+    """Of each case and format the date, and the samples of each figure."""
     cpp: dict[str, dict[str, list[float]]] | None = None
     """Of each format the same, in C++ programs."""
     checkpoint: dict[str, list[float]] | None = None
+
+    def updated(self, newer: Files) -> Files:
+        """These results, with those of a newer run in the place of what that run measured again."""
+        cases = {result["case"] for result in newer.loads}
+        loads = [result for result in self.loads if result["case"] not in cases] + newer.loads
+        loads.sort(key=lambda result: FILE_CASES.index(result["case"]))
+        return Files(loads, newer.cpp or self.cpp, newer.checkpoint or self.checkpoint)
 
 
 _CHECKPOINT_FIGURES = {
@@ -54,14 +63,14 @@ _CHECKPOINT_FIGURES = {
 }
 
 
-def measure_files(folder: Path, extent: str) -> Files:
-    """Everything, or in a "quick" run loads of one model."""
-    if extent == "quick":
-        return Files(measure_loads(folder, ("minilm",)))
+def measure_files(folder: Path, cases: Sequence[str] = ()) -> Files:
+    """Everything, or, if cases are named, only loads of these."""
+    if cases:
+        return Files(measure_loads(folder, cases))
     return Files(measure_loads(folder), measure_cpp(folder), measure_checkpoint(folder))
 
 
-def measure_loads(folder: Path, cases: tuple[str, ...] = FILE_CASES) -> list[dict[str, Any]]:
+def measure_loads(folder: Path, cases: Sequence[str] = FILE_CASES) -> list[dict[str, Any]]:
     """Samples of each figure, for each model and format.
 
     Every file is in the page cache. One process, this one, has it mapped besides the one that loads it: Linux counts
@@ -70,22 +79,25 @@ def measure_loads(folder: Path, cases: tuple[str, ...] = FILE_CASES) -> list[dic
     found = []
     for case_name in cases:
         case = CASES[case_name]
-        formats = [name for name, entry in FORMATS.items() if (entry.scripted if case.scripted else entry.eager)]
+        formats = [name for name, entry in FORMATS.items() if entry.suits(case)]
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            pipeline, tiny = case.build(), case.build_tiny()
+            whole, tiny = Path(place, "whole"), Path(place, "tiny")
+            builders = ((whole, case.build, case.build_anew or case.build), (tiny, case.build_tiny, case.build_tiny))
             samples: dict[str, dict[str, list[float]]] = {name: {} for name in formats}
-            for name in formats:
-                made = FORMATS[name].make()
-                made.save(pipeline, Path(place, name))
-                made.save(tiny, Path(place, f"{name}-tiny"))
-            del pipeline, tiny
+            for folder_of_size, build, build_anew in builders:
+                folder_of_size.mkdir()
+                pipeline = build()
+                for name in formats:
+                    FORMATS[name].make().save(pipeline, folder_of_size / name, build_anew)
+                del pipeline
             os.sync()
             with _Mapped(Path(place)):
                 for _ in range(_PROCESSES):
                     for name in formats:
-                        for figure, values in _loaded(name, case_name, Path(place, name)).items():
+                        for figure, values in _loaded(name, case_name, whole / name).items():
                             samples[name].setdefault(figure, []).append(values)
-        found += [{"case": case_name, "format": name, "samples": samples[name]} for name in formats]
+        today = str(date.today())
+        found += [{"case": case_name, "format": name, "date": today, "samples": samples[name]} for name in formats]
     return found
 
 
@@ -94,7 +106,9 @@ class _Mapped:
 
     def __init__(self, folder: Path) -> None:
         self._maps = []
-        for path in folder.iterdir():
+        for path in folder.rglob("*"):
+            if path.is_dir():
+                continue
             with path.open("rb") as file:
                 self._maps.append(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
         for mapped in self._maps:
@@ -133,7 +147,7 @@ def measure_cpp(folder: Path) -> dict[str, dict[str, list[float]]]:
         pipeline = case.build()
         names = [OURS, "torch_jit"]
         for name in names:
-            FORMATS[name].make().save(pipeline, Path(place, name))
+            FORMATS[name].make().save(pipeline, Path(place, name), case.build)
             found[name] = {"load_seconds": [], "private_bytes": []}
         for name in names * _CPP_TURNS:
             shape = map(str, case.inputs[0].shape)
@@ -163,8 +177,10 @@ def measure_checkpoint(folder: Path) -> dict[str, list[float]]:
 def table(files: Files) -> Iterator[str]:
     """The results as Markdown: one table for each model, and one for each of the rest."""
     for case in dict.fromkeys(result["case"] for result in files.loads):
-        rows = {result["format"]: result["samples"] for result in files.loads if result["case"] == case}
-        yield from _columns(f"From a file: {CASES[case].title}", rows)
+        loads = [result for result in files.loads if result["case"] == case]
+        yield from _columns(f"From a file: {CASES[case].title}", {load["format"]: load["samples"] for load in loads})
+        yield f"Measured {loads[0]['date']}."
+        yield ""
     if files.cpp:
         yield from _columns(f"From a file, in C++, by four processes at once: {CASES[_CPP_CASE].title}", files.cpp)
     if files.checkpoint:

@@ -53,8 +53,12 @@ class Case:
     """As little work as the model can be given: for what a call costs besides the model."""
     timed: Callable[[Any], Any] = Timed
     """Makes of the pipeline one that gives, beside its result, the seconds that its models took."""
+    build_anew: Callable[[], Any] | None = None
+    """Makes the pipeline with other weights, as a program does that has the weights in a file; None: `build` does."""
     models: int = 1
     scripted: bool = False
+    pretrained: bool = False
+    """A model of transformers, to be loaded by `from_pretrained`."""
 
 
 def modules_of(pipeline: Any) -> list[nn.Module]:
@@ -162,6 +166,7 @@ CASES = {
             functools.partial(_bert, num_hidden_layers=1),
             _ids(32),
             _ids(2),
+            pretrained=True,
         ),
         Case(
             "bert-traced",
@@ -190,6 +195,8 @@ CASES = {
             functools.partial(_bert, num_hidden_layers=1, **_MINILM_WIDTHS),
             _ids(32),
             _ids(2),
+            build_anew=functools.partial(_bert, num_hidden_layers=6, **_MINILM_WIDTHS),
+            pretrained=True,
         ),
         Case(
             "pipeline",

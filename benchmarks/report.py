@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +13,7 @@ from benchmarks.results import Results
 from benchmarks.systems import OURS, SYSTEMS
 from benchmarks.targets import verdicts
 
-BEGIN = "<!-- What `make bench` writes begins here; it replaces all of it. -->"
-END = "<!-- What `make bench` writes ends here. -->"
+SUMMARY_CASE = "bert"
 
 
 class Chart(NamedTuple):
@@ -22,45 +21,82 @@ class Chart(NamedTuple):
 
     file: str
     title: str
+    in_summary: bool = False
 
 
-def markdown(results: Results, charts: list[Chart], images: str) -> str:
-    """Everything that was measured.
+def sections(results: Results, charts: list[Chart], images: str) -> dict[str, str]:
+    """Everything that was measured, as the parts of a document by name: what matters most, and the rest.
 
     Args:
         results: one run.
         charts: what to show.
         images: the folder of the charts, as seen from the document.
     """
-    lines = ["## The machine", "", *_machine(results), "", "## Targets", "", *_targets(results), ""]
+    summary = [*_summary(results), ""]
+    details = ["## The machine", "", *_machine(results), ""]
     for chart in charts:
-        lines += [f"![{chart.title}]({images}/{chart.file})", ""]
+        (summary if chart.in_summary else details).extend([f"![{chart.title}]({images}/{chart.file})", ""])
     for case in results.cases():
-        lines += [f"## {CASES[case].title}", "", *_case(results, case), ""]
+        details += [f"## {CASES[case].title}", "", *_case(results, case), ""]
     if results.files.loads:
-        lines += ["## From files", "", *table(results.files)]
-    return "\n".join(lines)
+        details += ["## From files", "", *table(results.files)]
+    details += ["## Appendix: all targets", "", *_targets(results)]
+    return {"summary": "\n".join(summary), "details": "\n".join(details)}
 
 
-def write_into(document: Path, text: str) -> None:
-    """Replace what lies between the two markers, and nothing else; without a document, or markers, add them."""
-    before, after = (document.read_text() if document.exists() else "# Benchmarks\n"), ""
-    if BEGIN in before and END in before:
-        before, _, rest = before.partition(BEGIN)
-        after = rest.partition(END)[2]
-    parts = [before, f"{BEGIN}\n\n{text.strip()}\n\n{END}", after]
-    document.write_text("\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
+def write_into(document: Path, parts: dict[str, str]) -> None:
+    """Replace what lies between the two markers of each part, and nothing else; add parts that have no markers."""
+    text = document.read_text() if document.exists() else "# Benchmarks\n"
+    for name, part in parts.items():
+        begin = f"<!-- What follows ({name}) is written by `make bench`, which replaces all of it. -->"
+        end = f"<!-- Here ends what `make bench` writes ({name}). -->"
+        before, after = text, ""
+        if begin in text and end in text:
+            before, _, rest = text.partition(begin)
+            after = rest.partition(end)[2]
+        pieces = (before, f"{begin}\n\n{part.strip()}\n\n{end}", after)
+        text = "\n\n".join(piece.strip() for piece in pieces if piece.strip()) + "\n"
+    document.write_text(text)
 
 
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _summary(results: Results) -> Iterator[str]:
+    """One table: the systems with the model that has been measured with most workers."""
+    case = SUMMARY_CASE if SUMMARY_CASE in results.cases() else results.cases()[0]
+    systems = [system for system in SYSTEMS if results.get(case, system)]
+    workers = max(results.node_memory(case, OURS), default=0)
+    columns: dict[str, Callable[[str], str]] = {
+        "A worker's load": lambda system: _median(results, case, system, "load_seconds"),
+        "Private memory of each worker": lambda system: _median(results, case, system, "private_bytes"),
+        f"{workers} workers use beyond empty ones": lambda system: _added(results, case, system, workers),
+        "A warm task call's overhead": lambda system: _median(results, case, system, "warm_overhead_seconds"),
+        "A write in one worker is seen by others": lambda s: (results.get(case, s) or {}).get("write_leaks") or "-",
+    }
+    weights = next((r["weights"] for s in systems if "weights" in (r := results.get(case, s) or {})), 0)
+    yield _row(f"{CASES[case].title}, {written('_bytes', weights)}", *columns)
+    yield _row("---", *("---" for _ in columns))
+    for system in systems:
+        yield _row(SYSTEMS[system].title, *(cell(system) for cell in columns.values()))
+
+
+def _median(results: Results, case: str, system: str, figure: str) -> str:
+    median = results.median(case, system, figure)
+    return "-" if median is None else written(figure, median)
+
+
+def _added(results: Results, case: str, system: str, workers: int) -> str:
+    added = results.added_memory(case, system).get(workers)
+    return "-" if added is None else f"{added:.1f} x the weights"
+
+
 def _machine(results: Results) -> Iterator[str]:
     machine = results.data["machine"]
     yield from (f"* {name}: {value}" for name, value in machine.items())
     minutes = results.data["seconds"] / 60
-    yield f"* measured {results.data['date']}, in {minutes:.0f} minutes"
+    yield f"* measured {results.data['date']}, in {minutes:.0f} minutes; loads from files on the days named there"
 
 
 def _targets(results: Results) -> Iterator[str]:
@@ -73,7 +109,8 @@ def _targets(results: Results) -> Iterator[str]:
 def _case(results: Results, case: str) -> Iterator[str]:
     systems = [system for system in SYSTEMS if results.get(case, system)]
     weights = next((r["weights"] for s in systems if "weights" in (r := results.get(case, s) or {})), 0)
-    yield f"{written('_bytes', weights)} of weights. After each median, its range; then x this system's."
+    yield f"{written('_bytes', weights)} of weights. Each cell has the median, the range, and the median as a multiple"
+    yield "of ray_zerocopy's."
     yield ""
     yield _row("", *(SYSTEMS[system].title for system in systems))
     yield _row("---", *("---" for _ in systems))

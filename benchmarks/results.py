@@ -39,6 +39,14 @@ class Results:
         rows = (self.get(case, system) or {}).get("node_memory") or []
         return {row["workers"]: row["bytes"] for row in rows}
 
+    def added_memory(self, case: str, system: str) -> dict[int, float]:
+        """What workers use beyond empty ones, in multiples of the weights, by number of workers."""
+        result = self.get(case, system) or {}
+        if "empty_worker_bytes" not in result:
+            return {}
+        empty, weights = result["empty_worker_bytes"], result["weights"]
+        return {count: (nbytes - count * empty) / weights for count, nbytes in self.node_memory(case, system).items()}
+
     def allowed_node_memory(self, case: str, system: str, workers: int) -> float | None:
         """The weights once, and for each worker an empty one and 2 % of the weights."""
         result = self.get(case, system) or {}

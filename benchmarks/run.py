@@ -9,13 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import written
-from benchmarks.files import measure_files
+from benchmarks.files import Files, measure_files
 from benchmarks.machine import machine
 from benchmarks.models import CASES
 from benchmarks.plan import FULL_PLANS, QUICK_CASES, QUICK_SYSTEMS
@@ -58,18 +58,18 @@ def run(extent: str, minutes: float) -> Results:
         for line in _summary(result):
             print(f"    {line}", flush=True)
         results.append(result)
-    files = run_files(extent)
+    files = run_files(QUICK_CASES if extent == "quick" else ())._asdict()
     seconds = time.monotonic() - start
     return Results(
         {"date": str(date.today()), "seconds": seconds, "machine": machine(), "results": results, "files": files}
     )
 
 
-def run_files(extent: str) -> dict[str, Any]:
-    """Measure what concerns files alone, or a quick subset of it."""
+def run_files(cases: Sequence[str] = ()) -> Files:
+    """Measure what concerns files alone, or, if cases are named, only loads of these."""
     BUILD.mkdir(parents=True, exist_ok=True)
     print("Files ...", flush=True)
-    return measure_files(BUILD, extent)._asdict()
+    return measure_files(BUILD, cases)
 
 
 def _measure_in_process(python: Path, case: str, system: str, extent: str) -> dict[str, Any]:

@@ -35,12 +35,14 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     if ours and published:
         faster = published / ours
         yield Verdict(
-            "Load, BERT-base traced, beside ray-zerocopy 0.2.0", "≥ 40 x faster", f"{faster:.0f} x", faster >= 40
+            "Load, BERT-base traced, compared with ray-zerocopy 0.2.0", "≥ 40 x faster", f"{faster:.0f} x", faster >= 40
         )
     large, small = (results.median(case, OURS, "load_seconds") for case in ("linears-2gb", "linears-31mb"))
     if large and small:
         ratio = large / small
-        yield Verdict("Load, 2 GB in 30 layers beside 31 MB in 30 layers", "≈ 1 x", f"{ratio:.2f} x", ratio <= 1.5)
+        yield Verdict(
+            "Load, 2 GB in 30 layers compared with 31 MB in 30 layers", "≈ 1 x", f"{ratio:.2f} x", ratio <= 1.5
+        )
     eager = [case for case in results.cases() if not CASES[case].scripted]
     for case in eager:
         yield from _limit(results, case, "first_to_steady", 1.15, "First call ÷ steady call")
@@ -83,7 +85,7 @@ def _file_verdicts(results: Results) -> Iterator[Verdict]:
         for name in peers if load is not None else ():
             faster = (results.file_median(case, name, "load_seconds") or 0) / load
             least = 8 if CASES[case].scripted else 15
-            what = f"Load from a file, {title}, beside {FORMATS[name].title}"
+            what = f"Load from a file, {title}, compared with {FORMATS[name].title}"
             yield Verdict(what, f"≥ {least} x faster", f"{faster:.1f} x", faster >= least)
         if first:
             yield Verdict(f"First call ÷ steady call, from a file, {title}", "≤ 1.10", f"{first:.2f}", first <= 1.1)
@@ -92,7 +94,7 @@ def _file_verdicts(results: Results) -> Iterator[Verdict]:
     if cpp:
         load, peer = (statistics.median(cpp[name]["load_seconds"]) for name in (OUR_FILE, "torch_jit"))
         own, theirs = (statistics.median(cpp[name]["private_bytes"]) for name in (OUR_FILE, "torch_jit"))
-        what = "BERT-base, traced, in C++, beside `torch::jit::load`"
+        what = "BERT-base, traced, in C++, compared with `torch::jit::load`"
         yield Verdict(f"Load from a file, {what}", "≥ 8 x faster", f"{peer / load:.1f} x", peer / load >= 8)
         yield Verdict(f"Private memory, {what}", "≤ 2 %", f"{own / theirs:.1%}", own / theirs <= 0.02)
     checkpoint = results.files.checkpoint
@@ -107,7 +109,7 @@ def _ratio(results: Results, case: str, figure: str, other: str, limit: float, w
     if ours and theirs:
         ratio = ours / theirs
         yield Verdict(
-            f"{what}, beside that of {SYSTEMS[other].title}", f"≤ {limit} x", f"{ratio:.2f} x", ratio <= limit
+            f"{what}, compared with that of {SYSTEMS[other].title}", f"≤ {limit} x", f"{ratio:.2f} x", ratio <= limit
         )
 
 
