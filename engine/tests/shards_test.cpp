@@ -33,7 +33,7 @@ std::string file_of(const std::vector<std::string>& names) {
     header += (at == 0 ? "\"" : ",\"") + names[at] + R"(": {"dtype": "U8", "shape": [1], "data_offsets": [)" +
               std::to_string(at) + "," + std::to_string(at + 1) + "]}";
   }
-  header += "}";
+  header += '}';
   std::string data;
   for (const std::string& name : names) {
     data += name.front();

@@ -72,7 +72,7 @@ class Child {
   pid_t process_;
 };
 
-std::string problem_with_a_source() {
+const char* problem_with_a_source() {
   const Held held;
   std::optional<Source> source(held.take());
   source.reset();
