@@ -16,7 +16,7 @@ std::string path_from(nanobind::handle path);
 // As os.fsdecode has it: a path is any bytes, and what is not UTF-8 in it becomes surrogates.
 nanobind::str decoded(const std::string& text);
 
-// Raises OSError with an errno, a message and a path.
+// Raises OSError with an errno, a message and, unless it is empty, a path.
 [[noreturn]] void raise_os_error(int error, const std::string& message, const std::string& path);
 
 // What `call` returns. It is called without the GIL: a file may be on a disk, or on a server, that takes its time. What

@@ -67,7 +67,7 @@ std::string text_of(const std::string& path, System& system) {
   const std::shared_ptr<const SharedFile> file = SharedFile::open(path, system);
   if (file->bytes().size() > format::kMaxIndex) {
     throw Error(Error::Code::too_large, path + " has " + std::to_string(file->bytes().size()) +
-                                            " bytes; the index of " + "a checkpoint has at most " +
+                                            " bytes; the index of a checkpoint has at most " +
                                             std::to_string(format::kMaxIndex));
   }
   std::string text(file->bytes().size(), '\0');
