@@ -88,7 +88,7 @@ sanitize: ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) test-cpp PRESET=asan
 	$(MAKE) test-cpp PRESET=tsan
 
-FUZZ_TARGETS = image maps placement plan scans view
+FUZZ_TARGETS = checkpoint image maps placement plan scans view
 
 # What is found goes to the inputs that are kept, and so becomes a test.
 .PHONY: fuzz

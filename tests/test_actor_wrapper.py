@@ -177,9 +177,9 @@ def test_where_weights_cannot_be_shared_that_is_said_once_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from ray_zerocopy.image import freeze
-    from ray_zerocopy.transport import store
+    from ray_zerocopy.transport import store, unshared
 
-    monkeypatch.setattr(store, "_unshared_said", type(store._unshared_said)())
+    monkeypatch.setattr(unshared, "_said", type(unshared._said)())
     model = nn.Linear(1024, 1024)
     image = freeze(model)  # not published: its bytes are this process's own memory
     monkeypatch.setattr(store, "fetch", lambda source: (image, 0))

@@ -87,15 +87,18 @@ def test_a_sharded_checkpoint_is_read_by_its_index_its_directory_or_its_files(tm
     index.write_text(json.dumps({"weight_map": {"0.weight": "../model-0.safetensors"}}))
     with pytest.raises(ValueError, match="not beside it"):
         load_checkpoint(on_meta(lambda: large(16)), tmp_path)
-    for named in ("..", "", 5):
+    for named in ("..", "", ".", "/etc/passwd"):
         index.write_text(json.dumps({"weight_map": {"0.weight": named}}))
         with pytest.raises(ValueError, match=f"names the file {named!r}, which is not beside it"):
             load_checkpoint(on_meta(lambda: large(16)), tmp_path)
-    for text in ("[]", "[" * 100_000, '{"weight_map": {"0.weight": []}}'):
+    for text in ("[]", "[" * 100_000, '{"weight_map": {"0.weight": []}}', '{"weight_map": {"0.weight": 5}}'):
         index.write_text(text)
         with pytest.raises(ValueError, match="not the index"):
             load_checkpoint(on_meta(lambda: large(16)), tmp_path)
-    with pytest.raises(ValueError, match=r"two tensors '0\.weight'"):
+    index.write_text(json.dumps({"weight_map": {"0.weight": "model-9.safetensors"}}))
+    with pytest.raises(FileNotFoundError, match=r"index\.json' names: .*model-9\.safetensors cannot be opened"):
+        load_checkpoint(on_meta(lambda: large(16)), tmp_path)
+    with pytest.raises(ValueError, match=r"two tensors '0\.weight', the second in '.*model-0\.safetensors'"):
         load_checkpoint(on_meta(lambda: large(16)), [files[0], files[0]])
 
 

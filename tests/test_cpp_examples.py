@@ -34,7 +34,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def served(serve: Path, file: Path, *shape: int) -> list[tuple[int, float]]:
     """Of each process the private memory in KiB and the sum of the outputs' magnitudes."""
-    lines = run(serve, file, "float", *shape).splitlines()
+    lines = run(serve, 4, file, "float", *shape).splitlines()
     assert len(lines) == 4
     return [(int(line.split(", ")[1].split()[0]), float(line.split()[-1])) for line in lines]
 

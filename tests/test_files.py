@@ -399,3 +399,25 @@ def test_a_loaded_pipeline_can_be_copied_and_saved_again_into_the_same_file(tmp_
     save(loaded, path)
     assert load(path)(IDS) == copy.deepcopy(loaded)(IDS) == Mixed()(IDS)
     assert bits(load(path).head.small) == bits(loaded.head.small)
+
+
+def test_where_a_files_pages_cannot_be_shared_that_is_said_once_with_the_reason(tmp_path: Path) -> None:
+    path = saved(nn.Linear(1024, 1024), tmp_path)
+    program = f"""
+import logging, os, resource
+from ray_zerocopy import load
+logging.basicConfig()
+path = {path!r}
+load(path)  # imports what it needs
+# A descriptor for the file, and none to find it by again, as for a file that another process may not open.
+lowest = os.dup(0)
+os.close(lowest)
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, lowest + 1))
+for _ in range(2):
+    print(load(path).weight.shape)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.count("torch.Size([1024, 1024])") == 2
+    assert found.stderr.count("Weights are a private copy in this process") == 1, found.stderr
+    assert "Too many open files" in found.stderr

@@ -27,6 +27,7 @@ from ray_zerocopy import (
     TaskWrapper,
     get_wrapper,
     list_models,
+    load,
     load_checkpoint,
     load_pipeline_in_actor,
     save,
@@ -90,6 +91,22 @@ def test_all_four_wrappers_are_made_from_files(path: str) -> None:
     save(torch.jit.script(classifier()), path)
     assert result(JITActorWrapper.from_file(path, device="cpu").load()) == result(classifier())
     assert result(JITTaskWrapper.from_file(path)) == result(classifier())
+
+
+def test_no_wrapper_is_saved_but_what_it_gives_back_is(path: str) -> None:
+    actors, tasks = ActorWrapper(TwoModels()), TaskWrapper(TwoModels())
+    for given, place in (
+        (actors, "pipeline"),
+        (tasks, "pipeline"),
+        ({"a": [nn.Linear(1, 1), tasks]}, r"pipeline\['a'\]\[1\]"),
+    ):
+        with pytest.raises(
+            TypeError, match=rf"^{place} stands for models in its cluster's object store.*wrapper\.load\(\)"
+        ):
+            save(given, path)
+    pipeline = actors.load()
+    save(pipeline, path)
+    assert result(load(path)) == result(pipeline)
 
 
 def test_the_pipelines_own_from_file_is_the_pipelines(path: str) -> None:

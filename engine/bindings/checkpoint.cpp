@@ -2,15 +2,14 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <string>
-#include <system_error>
+#include <vector>
 
 #include "text.h"
-#include "zerocopy/error.h"
 #include "zerocopy/safetensors.h"
 
 namespace nb = nanobind;
@@ -21,24 +20,22 @@ namespace {
 
 using ReadOnlyBytes = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>, nb::c_contig>;
 
-// Opened without the GIL: a file may be on a disk, or on a server, that takes its time.
-Checkpoint open(nb::handle given) {
-  const std::string path = path_from(given);
-  try {
-    const nb::gil_scoped_release no_gil;
-    return Checkpoint::open(path);
-  } catch (const Error& error) {
-    if (error.code() != Error::Code::system_call) {
-      throw;
-    }
-    raise_os_error(error.system_error(), std::generic_category().message(error.system_error()), path);
+Checkpoint open(const nb::args& given) {
+  std::vector<std::string> paths;
+  for (const nb::handle path : given) {
+    paths.push_back(path_from(path));
   }
+  // Messages say which of several it is.
+  return with_file(paths.size() == 1 ? paths.front() : std::string(), [&] { return Checkpoint::open(paths); });
 }
 
-// The array holds the Python object that the Checkpoint is in, and so the file's mapping.
-ReadOnlyBytes data(nb::handle_t<Checkpoint> self) {
-  const std::span<const std::byte> bytes = nb::cast<const Checkpoint&>(self).data();
-  return ReadOnlyBytes(bytes.data(), {bytes.size()}, self);
+// The array holds the Python object that the Checkpoint is in, and so the files' mappings.
+std::vector<ReadOnlyBytes> data(nb::handle_t<Checkpoint> self) {
+  std::vector<ReadOnlyBytes> arrays;
+  for (const CheckpointFile& file : nb::cast<const Checkpoint&>(self).files()) {
+    arrays.emplace_back(file.data.data(), std::initializer_list<std::size_t>{file.data.size()}, self);
+  }
+  return arrays;
 }
 
 nb::list tensors(const Checkpoint& checkpoint) {
@@ -48,7 +45,8 @@ nb::list tensors(const Checkpoint& checkpoint) {
     for (const std::uint64_t length : tensor.shape) {
       shape.append(length);
     }
-    tensors.append(nb::make_tuple(tensor.name, tensor.dtype, nb::tuple(shape), tensor.offset, tensor.nbytes));
+    tensors.append(
+        nb::make_tuple(tensor.name, tensor.dtype, nb::tuple(shape), tensor.file, tensor.offset, tensor.nbytes));
   }
   return tensors;
 }
@@ -56,24 +54,29 @@ nb::list tensors(const Checkpoint& checkpoint) {
 }  // namespace
 
 void bind_checkpoint(const nb::module_& module) {
-  nb::class_<Checkpoint>(module, "Checkpoint", nb::is_final(),
-                         "A safetensors file, open for reading; its header has been checked.\n\n"
-                         "All members may be used from any thread. Nobody may write to the file in place or shorten "
-                         "it while\n"
-                         "it is open; it may be removed or replaced by another of its name.")
-      .def_static("open", &open, "path"_a, nb::sig("def open(path: str | bytes | os.PathLike[str]) -> Checkpoint"),
-                  "Opens a file and checks its header.\n\n"
-                  "Raises:\n"
-                  "    OSError: it cannot be opened or mapped.\n"
-                  "    ImageError: it is no safetensors file, or not a whole one.")
-      .def_prop_ro("tensors", &tensors,
-                   nb::sig("def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]"),
-                   "Of each tensor: name, dtype as safetensors spells it, shape, the offset of its first byte from "
-                   "the\n"
-                   "start of the data, and how many bytes it has.")
-      .def("data", &data, nb::sig("def data(self) -> numpy.typing.NDArray[numpy.uint8]"),
-           "All of the data, shared with everybody who has the file open: shape (bytes,), read-only.\n\n"
-           "The array keeps the Checkpoint, and so the file's mapping.");
+  nb::class_<Checkpoint>(
+      module, "Checkpoint", nb::is_final(),
+      "A checkpoint in one or several safetensors files, open for reading; the headers have been checked.\n\n"
+      "All members may be used from any thread. Nobody may write to the files in place or shorten them while\n"
+      "they are open; they may be removed or replaced by others of their names.")
+      .def_static(
+          "open", &open, nb::sig("def open(*paths: str | bytes | os.PathLike[str]) -> Checkpoint"),
+          "Opens the files of a checkpoint and checks their headers.\n\n"
+          "Args:\n"
+          "    *paths: those of safetensors files; of the index of a sharded checkpoint (`*.json`), which names\n"
+          "        files beside it; or of folders with one of these. Together they hold the checkpoint.\n\n"
+          "Raises:\n"
+          "    OSError: a file cannot be opened or mapped, or a folder has no checkpoint.\n"
+          "    ImageError: a file is no safetensors file, or not a whole one; or an index is none, or names\n"
+          "        files or tensors that are not there.\n"
+          "    ValueError: a folder has several checkpoints.")
+      .def_prop_ro(
+          "tensors", &tensors, nb::sig("def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int, int]]"),
+          "Of each tensor: name, dtype as safetensors spells it, shape, the number of its file, the offset of\n"
+          "its first byte from the start of that file's data, and how many bytes it has.")
+      .def("data", &data, nb::sig("def data(self) -> list[numpy.typing.NDArray[numpy.uint8]]"),
+           "The data of each file, shared with everybody who has it open: shape (bytes,), read-only.\n\n"
+           "Each array keeps the Checkpoint, and so the files' mappings.");
 }
 
 }  // namespace zerocopy::python

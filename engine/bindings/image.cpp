@@ -11,7 +11,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 #include "text.h"
@@ -57,18 +56,9 @@ std::optional<const char*> name_of(Error::Code code) {
   }
 }
 
-// Opened without the GIL: a file may be on a disk, or on a server, that takes its time.
 Image open(nb::handle given) {
   const std::string path = path_from(given);
-  try {
-    const nb::gil_scoped_release no_gil;
-    return Image::open(path);
-  } catch (const Error& error) {
-    if (error.code() != Error::Code::system_call) {
-      throw;
-    }
-    raise_os_error(error.system_error(), std::generic_category().message(error.system_error()), path);
-  }
+  return with_file(path, [&] { return Image::open(path); });
 }
 
 // The array holds the Python object that the Image is in, and so the file's mapping.

@@ -89,15 +89,7 @@ std::string write(PythonImageWriter& self, nb::handle given, unsigned threads, c
       progress(written, total);
     }
   };
-  try {
-    const nb::gil_scoped_release no_gil;
-    return self.writer().write(path, options);
-  } catch (const Error& error) {
-    if (error.code() != Error::Code::system_call) {
-      throw;
-    }
-    raise_os_error(error.system_error(), error.what(), path);
-  }
+  return with_file(path, [&] { return self.writer().write(path, options); });
 }
 
 }  // namespace

@@ -27,6 +27,7 @@
 #include "layout.h"
 #include "snapshot.h"
 #include "system/source.h"
+#include "text.h"
 #include "window/placement.h"
 #include "zerocopy/error.h"
 #include "zerocopy/view.h"
@@ -55,7 +56,8 @@ void raise(const Error& error) {
     case Error::Code::unmapped_segment:
     case Error::Code::out_of_bounds:
     case Error::Code::bad_thread_count:
-      PyErr_SetString(PyExc_ValueError, error.what());
+    case Error::Code::ambiguous_path:
+      PyErr_SetObject(PyExc_ValueError, decoded(error.what()).ptr());
       return;
     case Error::Code::no_device_driver:
     case Error::Code::no_such_device:

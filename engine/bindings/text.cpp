@@ -19,7 +19,8 @@ nb::str decoded(const std::string& text) {
 }
 
 void raise_os_error(int error, const std::string& message, const std::string& path) {
-  const nb::object raised = nb::borrow(PyExc_OSError)(error, decoded(message), decoded(path));
+  const nb::object cls = nb::borrow(PyExc_OSError);
+  const nb::object raised = path.empty() ? cls(error, decoded(message)) : cls(error, decoded(message), decoded(path));
   PyErr_SetObject(raised.type().ptr(), raised.ptr());
   throw nb::python_error();
 }

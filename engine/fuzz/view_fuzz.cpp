@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "attempt.h"
 #include "forwarding_system.h"
 #include "input.h"
 #include "system/page_range.h"
@@ -23,6 +24,8 @@
 
 namespace zerocopy {
 namespace {
+
+using testing::tried;
 
 constexpr std::size_t kPages = 8;
 
@@ -211,16 +214,6 @@ class Game {
       require(bytes.size() == one.segments[index].size());
       require(bytes.empty() || std::memcmp(bytes.data(), one.expected.data() + begin, bytes.size()) == 0);
     }
-  }
-
-  template <typename Step>
-  static bool tried(Step step) {
-    try {
-      step();
-    } catch (const Error&) {
-      return false;
-    }
-    return true;
   }
 
   const Source& source_;

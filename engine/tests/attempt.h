@@ -1,6 +1,7 @@
 // Steps that are to be refused.
 #pragma once
 
+#include <new>
 #include <stdexcept>
 
 #include "zerocopy/error.h"
@@ -16,6 +17,19 @@ Error refusal(Step step) {
     return error;
   }
   throw std::runtime_error("an Error was expected, and nothing was thrown");
+}
+
+// Whether a step was made: neither the engine nor the memory refused it. Any other exception ends the test.
+template <typename Step>
+bool tried(Step step) {
+  try {
+    step();
+  } catch (const Error&) {
+    return false;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  return true;
 }
 
 }  // namespace zerocopy::testing

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "attempt.h"
 #include "child_process.h"
 #include "forwarding_system.h"
 #include "process_state.h"
@@ -40,6 +41,7 @@ using testing::open_descriptors;
 using testing::page_size;
 using testing::problem_in_child;
 using testing::SharedFile;
+using testing::tried;
 
 // Refuses chosen calls, and keeps account of what is mapped. A call that is refused is not made.
 class Refusing : public ForwardingSystem {
@@ -377,19 +379,6 @@ class Script {
     std::uint64_t diverged = 0;
     twice([&] { diverged = view.diverged_bytes(); });
     expect(diverged == expected, std::to_string(diverged) + " bytes diverged instead of " + std::to_string(expected));
-  }
-
-  // Whether the step was made. Any other exception than the engine's ends the test.
-  template <typename Step>
-  static bool tried(Step step) {
-    try {
-      step();
-    } catch (const Error&) {
-      return false;
-    } catch (const std::bad_alloc&) {
-      return false;
-    }
-    return true;
   }
 
   template <typename Step>

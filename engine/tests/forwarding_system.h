@@ -60,6 +60,9 @@ class ForwardingSystem : public System {
     return real().read_at(descriptor, into, offset);
   }
   Result<std::string> read_file(const std::string& path) override { return real().read_file(path); }
+  Result<std::vector<std::string>> names_in(const std::string& directory) override {
+    return real().names_in(directory);
+  }
   [[nodiscard]] int process_id() const noexcept override { return real().process_id(); }
   [[nodiscard]] int parent_process_id() const noexcept override { return real().parent_process_id(); }
   Result<std::vector<int>> processes() override { return real().processes(); }

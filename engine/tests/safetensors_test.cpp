@@ -52,10 +52,11 @@ TEST(Checkpoint, tensors_are_there_in_the_order_of_the_header_with_their_bytes) 
   const TemporaryFile file(file_of(kHeader, "1234567"));
   const Checkpoint checkpoint = Checkpoint::open(file.path());
   const std::vector<CheckpointTensor> expected{
-      {"b", "U8", {3}, 4, 3}, {"a", "F32", {}, 0, 4}, {"none", "BF16", {0, 5}, 7, 0}};
+      {"b", "U8", {3}, 0, 4, 3}, {"a", "F32", {}, 0, 0, 4}, {"none", "BF16", {0, 5}, 0, 7, 0}};
   EXPECT_TRUE(std::ranges::equal(checkpoint.tensors(), expected));
-  EXPECT_EQ(text_of(checkpoint.data()), "1234567");
-  EXPECT_EQ(checkpoint.file()->name(), file.path());
+  ASSERT_EQ(checkpoint.files().size(), 1U);
+  EXPECT_EQ(text_of(checkpoint.files()[0].data), "1234567");
+  EXPECT_EQ(checkpoint.files()[0].file->name(), file.path());
 }
 
 TEST(Checkpoint, metadata_is_no_tensor_and_need_not_be_there) {
@@ -63,19 +64,22 @@ TEST(Checkpoint, metadata_is_no_tensor_and_need_not_be_there) {
   EXPECT_TRUE(Checkpoint::open(file.path()).tensors().empty());
 }
 
-TEST(Checkpoint, an_image_is_a_checkpoint_too) {
+TEST(Checkpoint, an_image_is_a_checkpoint_of_its_tensors) {
   const Checkpoint checkpoint = Checkpoint::open(golden_path("v1_tensors.safetensors"));
   EXPECT_FALSE(checkpoint.tensors().empty());
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    EXPECT_FALSE(tensor.name.starts_with("zerocopy.")) << tensor.name;
+  }
 }
 
 TEST(Checkpoint, a_view_of_its_data_is_private) {
   const TemporaryFile file(file_of(kHeader, "1234567"));
   const Checkpoint checkpoint = Checkpoint::open(file.path());
-  const std::array segments{checkpoint.data()};
-  const View view(segments, checkpoint.file());
+  const auto& [shared, data] = checkpoint.files()[0];
+  const View view(std::array{data}, shared);
   EXPECT_EQ(view.copied_bytes(), 0U) << view.private_copy_reason();
   view.segment(0)[0] = std::byte{'x'};
-  EXPECT_EQ(text_of(checkpoint.data()), "1234567");
+  EXPECT_EQ(text_of(data), "1234567");
   EXPECT_EQ(text_of(view.segment(0)), "x234567");
 }
 

@@ -72,6 +72,13 @@ class Child {
   pid_t process_;
 };
 
+const char* problem_with_a_source() {
+  const Held held;
+  std::optional<Source> source(held.take());
+  source.reset();
+  return held.is_given_back() ? "" : "kept";
+}
+
 TEST(SourceTest, gives_back_what_it_held_when_it_goes) {
   const Held held;
   {
@@ -108,13 +115,7 @@ TEST(SourceTest, kept_for_a_child_is_not_given_back_by_it) {
 
 TEST(SourceTest, of_a_child_is_given_back_there) {
   const Source of_parent(nullptr);
-  EXPECT_EQ(problem_in_child([] {
-              const Held held;
-              std::optional<Source> source(held.take());
-              source.reset();
-              return held.is_given_back() ? "" : "kept";
-            }),
-            "");
+  EXPECT_EQ(problem_in_child(problem_with_a_source), "");
 }
 
 TEST(SourceTest, is_kept_until_a_child_has_ended_and_then_given_back_by_itself) {
@@ -285,13 +286,7 @@ TEST(SourceTest, can_be_used_in_a_child_whatever_other_threads_of_the_parent_did
     }
   });
   for (int round = 0; round < 20; ++round) {
-    EXPECT_EQ(problem_in_child([] {
-                const Held held;
-                std::optional<Source> source(held.take());
-                source.reset();
-                return held.is_given_back() ? "" : "kept";
-              }),
-              "");
+    EXPECT_EQ(problem_in_child(problem_with_a_source), "");
   }
   done = true;
   other.join();

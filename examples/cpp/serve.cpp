@@ -1,5 +1,5 @@
-// Four processes serve one model, from one copy of its weights:
-//   serve FILE DTYPE LENGTH...      e.g.: serve bert.safetensors long 1 128
+// Processes serve one model, from one copy of its weights:
+//   serve PROCESSES FILE DTYPE LENGTH...      e.g.: serve 4 bert.safetensors long 1 128
 // FILE is an image file with TorchScript modules or AOTInductor programs; or, to compare, what torch::jit::save wrote.
 // Each process loads the model, runs it on a tensor of ones of this dtype and shape, and prints how long loading took,
 // how much memory of its own it took, and the sum of the magnitudes of its outputs.
@@ -28,8 +28,6 @@
 #include "torch_models.h"
 
 namespace {
-
-constexpr int kProcesses = 4;
 
 using Model = std::function<std::vector<at::IValue>(const at::Tensor&)>;
 
@@ -105,8 +103,8 @@ void serve(const std::function<Model()>& load_model, const at::Tensor& input) {
 }
 
 // Whether all of them ended well.
-bool in_processes(const std::function<void()>& work) {
-  for (int nth = 0; nth < kProcesses; ++nth) {
+bool in_processes(int count, const std::function<void()>& work) {
+  for (int nth = 0; nth < count; ++nth) {
     if (::fork() == 0) {
       try {
         work();
@@ -147,20 +145,21 @@ std::optional<zerocopy::Image> open_image(const std::string& path) {
 }
 
 int run(const std::vector<std::string>& arguments) {
-  if (arguments.size() < 3) {
-    std::cerr << "Usage: serve FILE long|float LENGTH...\n";
+  if (arguments.size() < 4) {
+    std::cerr << "Usage: serve PROCESSES FILE long|float LENGTH...\n";
     return EXIT_FAILURE;
   }
-  const std::string& path = arguments[0];
-  const at::ScalarType dtype = dtype_of(arguments[1]);
+  const int processes = std::stoi(arguments[0]);
+  const std::string& path = arguments[1];
+  const at::ScalarType dtype = dtype_of(arguments[2]);
   std::vector<std::int64_t> shape;
-  for (std::size_t nth = 2; nth < arguments.size(); ++nth) {
+  for (std::size_t nth = 3; nth < arguments.size(); ++nth) {
     shape.push_back(std::stoll(arguments[nth]));
   }
   // Checked once, before the processes begin; each maps the same pages.
   const std::optional<zerocopy::Image> image = open_image(path);
   const auto load_model = [&] { return image ? load(*image) : of_module(torch::jit::load(path)); };
-  const bool well = in_processes([&] { serve(load_model, at::ones(shape, dtype)); });
+  const bool well = in_processes(processes, [&] { serve(load_model, at::ones(shape, dtype)); });
   return well ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 

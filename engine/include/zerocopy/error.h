@@ -20,6 +20,7 @@ class Error : public std::runtime_error {
     bad_thread_count,  // No thread at all, or more than 64.
     no_such_block,     // The same as no_such_segment, of an image's blocks.
     no_such_blob,      // The same, of its blobs.
+    ambiguous_path,    // A folder with several checkpoints: which one is meant cannot be told.
     // An image file's fault, or that of what is to be written to one. docs/image_format.md says which is when.
     not_an_image,      // No safetensors file, or one without a version of the image format.
     unknown_version,   // An image of a version that this engine does not know.

@@ -162,6 +162,9 @@ class System {
   virtual Result<std::size_t> read_at(int descriptor, std::span<std::byte> into, std::uint64_t offset) = 0;
   virtual Result<std::string> read_file(const std::string& path) = 0;
 
+  // The names in a directory, without order and without the two that every directory has.
+  virtual Result<std::vector<std::string>> names_in(const std::string& directory) = 0;
+
   [[nodiscard]] virtual int process_id() const noexcept = 0;
   [[nodiscard]] virtual int parent_process_id() const noexcept = 0;
 

@@ -164,9 +164,9 @@ std::optional<int> as_number(std::string_view name) {
   return number;
 }
 
-// Calls `entry(directory descriptor, name)` for the entries that are numbers, until it says true.
+// Calls `entry(directory descriptor, name)` for the entries of a directory, until it says true.
 template <typename Entry>
-int for_each_number(const std::string& path, Entry entry) {
+int for_each_entry(const std::string& path, Entry entry) {
   const Directory directory(::opendir(path.c_str()));
   if (!directory) {
     return errno;
@@ -178,11 +178,17 @@ int for_each_number(const std::string& path, Entry entry) {
     if (found == nullptr) {
       return errno;
     }
-    const char* name = &found->d_name[0];
-    if (as_number(name) && entry(::dirfd(directory.get()), name)) {
+    if (entry(::dirfd(directory.get()), &found->d_name[0])) {
       return 0;
     }
   }
+}
+
+// The same for the entries that are numbers.
+template <typename Entry>
+int for_each_number(const std::string& path, Entry entry) {
+  return for_each_entry(path,
+                        [&](int directory, const char* name) { return as_number(name) && entry(directory, name); });
 }
 
 FileId file_id(const Statx& found) { return {found.stx_dev_major, found.stx_dev_minor, found.stx_ino}; }
@@ -401,6 +407,17 @@ class LinuxSystem final : public System {
     }
   }
 
+  Result<std::vector<std::string>> names_in(const std::string& directory) override {
+    std::vector<std::string> names;
+    const int error = for_each_entry(directory, [&](int /*directory*/, std::string_view name) {
+      if (name != "." && name != "..") {
+        names.emplace_back(name);
+      }
+      return false;
+    });
+    return {std::move(names), error};
+  }
+
   [[nodiscard]] int process_id() const noexcept override { return ::getpid(); }
   [[nodiscard]] int parent_process_id() const noexcept override { return ::getppid(); }
 
@@ -581,23 +598,24 @@ class LinuxSystem final : public System {
     return ::madvise(const_cast<std::byte*>(range.data()), range.size(), advice);
   }
 
-  static Result<FileDescriptor> open_in(int directory, const char* path) {
-    const int number =
-        uninterrupted([&] { return ::openat(directory, path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY); });
+  // What `open` opened; it is repeated when a signal interrupts it.
+  template <typename Open>
+  static Result<FileDescriptor> descriptor_of(Open open) {
+    const int number = uninterrupted(open);
     if (number == -1) {
       return {{}, errno};
     }
     return {FileDescriptor(number)};
   }
 
+  static Result<FileDescriptor> open_in(int directory, const char* path) {
+    return descriptor_of([&] { return ::openat(directory, path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY); });
+  }
+
   // With the permissions that the process's umask leaves.
   static Result<FileDescriptor> created(const std::string& path, int flags) {
     constexpr mode_t everybody = 0666;
-    const int number = uninterrupted([&] { return ::open(path.c_str(), flags, everybody); });
-    if (number == -1) {
-      return {{}, errno};
-    }
-    return {FileDescriptor(number)};
+    return descriptor_of([&] { return ::open(path.c_str(), flags, everybody); });
   }
 
   std::size_t page_size_ = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));

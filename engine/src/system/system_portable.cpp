@@ -47,6 +47,7 @@ class PortableSystem final : public System {
     return {0, ENOTSUP};
   }
   Result<std::string> read_file(const std::string& /*path*/) override { return {{}, ENOTSUP}; }
+  Result<std::vector<std::string>> names_in(const std::string& /*directory*/) override { return {{}, ENOTSUP}; }
   [[nodiscard]] int process_id() const noexcept override { return 0; }
   [[nodiscard]] int parent_process_id() const noexcept override { return 0; }
   Result<std::vector<int>> processes() override { return {{}, ENOTSUP}; }

@@ -23,7 +23,7 @@ int main() {
     view.segment(0)[2] = std::byte{5};
     const auto file = zerocopy::SharedFile::open("weights.safetensors");
     const zerocopy::Checkpoint checkpoint = zerocopy::Checkpoint::open(file);
-    const zerocopy::View window(std::array{checkpoint.data()}, file);
+    const zerocopy::View window(std::array{checkpoint.files()[0].data}, file);
     const bool is_shared = view.copied_bytes() == 0 && window.copied_bytes() == 0;
     return is_shared && image.block(0)[2] == std::byte{3} ? 0 : 1;
   } catch (const std::exception& error) {

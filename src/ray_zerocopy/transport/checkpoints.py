@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +12,7 @@ from torch import nn
 from torch.utils.dlpack import from_dlpack
 
 from ray_zerocopy import _engine
-from ray_zerocopy.image.names import DTYPES, RESERVED
+from ray_zerocopy.image.names import DTYPES
 from ray_zerocopy.image.tensors import DLPACK_TYPES, contiguous_stride, tensor_in
 
 M = TypeVar("M", bound=nn.Module)
@@ -64,12 +62,7 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"Expected a torch.nn.Module to give the checkpoint's weights to, got {module!r}.")
-    tensors: dict[str, torch.Tensor] = {}
-    for file, wanted in _files(files):
-        for name, tensor in _tensors(file, wanted):
-            if name in tensors:
-                raise ValueError(f"The checkpoint has two tensors {name!r}, the second in {str(file)!r}.")
-            tensors[name] = tensor
+    tensors = _tensors(_engine.Checkpoint.open(*_paths(files)))
     tie_weights: Any = getattr(module, "tie_weights", None)
     if callable(tie_weights):
         tie_weights()
@@ -136,82 +129,34 @@ def _listed(names: list[str]) -> str:
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
-def _tensors(path: Path, wanted: frozenset[str] | None) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a file, in a private, copy-on-write window on it.
-
-    Args:
-        path: of the file.
-        wanted: the names of the tensors; None: all.
-    """
-    checkpoint = _engine.Checkpoint.open(str(path))
-    view = _engine.View([checkpoint.data().data])
+def _tensors(checkpoint: _engine.Checkpoint) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint by their names, in a private, copy-on-write window on its files."""
+    view = _engine.View([data.data for data in checkpoint.data()])
     with contextlib.suppress(OSError):  # no thread to be had: then the first use takes its page faults itself
         view.prefault()
-    found = set()
-    for name, dtype_name, shape, offset, nbytes in checkpoint.tensors:
-        if name.startswith(RESERVED):  # an image's own: see docs/image_format.md
-            continue
-        if wanted is None or name in wanted:
-            found.add(name)
-            yield name, _tensor(view, name, dtype_name, shape, offset, nbytes)
-    if missing := sorted((wanted or frozenset()) - found):
-        raise ValueError(f"{str(path)!r} lacks what the index of the checkpoint says is in it: {_listed(missing)}.")
+    return {tensor[0]: _tensor(view, *tensor) for tensor in checkpoint.tensors}
 
 
 def _tensor(
-    view: _engine.View, name: str, dtype_name: str, shape: tuple[int, ...], offset: int, nbytes: int
+    view: _engine.View, name: str, dtype_name: str, shape: tuple[int, ...], file: int, offset: int, nbytes: int
 ) -> torch.Tensor:
     dtype = _TORCH_DTYPES.get(dtype_name)
     if dtype is None:
         raise ValueError(f"The tensor {name!r} has the dtype {dtype_name}, which this package has no tensors of.")
     if nbytes == 0:
         return torch.empty(shape, dtype=dtype)
-    bytes_of = view.part(0, offset, nbytes)
+    bytes_of = view.part(file, offset, nbytes)
     if bytes_of.__array_interface__["data"][0] % dtype.itemsize != 0:  # a file of odd alignment
         bytes_of = bytes_of.copy()
     elif dtype in DLPACK_TYPES:
-        return from_dlpack(view.tensor(0, offset, nbytes, shape, *DLPACK_TYPES[dtype]))
+        return from_dlpack(view.tensor(file, offset, nbytes, shape, *DLPACK_TYPES[dtype]))
     storage = torch.from_numpy(bytes_of).untyped_storage()
     return tensor_in(storage, torch.Tensor, dtype, 0, shape, contiguous_stride(shape), False)
 
 
-def _files(files: AnyPath | Iterable[AnyPath]) -> Iterator[tuple[Path, frozenset[str] | None]]:
-    """The files of a checkpoint, each with the names of its tensors; None: all that it has."""
-    if not isinstance(files, str | bytes | os.PathLike):
-        if not isinstance(files, Iterable):
-            raise TypeError(f"Expected the path of a checkpoint's file, or several, got {files!r}.")
-        for file in files:
-            yield from _files(file)
-        return
-    path = Path(os.fsdecode(files))
-    if path.is_dir():
-        path = _in_directory(path)
-    if path.suffix == ".json":
-        yield from _shards(path)
-    else:
-        yield path, None
-
-
-def _in_directory(directory: Path) -> Path:
-    for pattern in ("*.safetensors.index.json", "*.safetensors"):
-        found = sorted(directory.glob(pattern))
-        if len(found) > 1:
-            names = _listed([path.name for path in found])
-            raise ValueError(f"{str(directory)!r} has several checkpoints, or parts of one: give the files of {names}.")
-        if found:
-            return found[0]
-    raise FileNotFoundError(f"{str(directory)!r} has no file *.safetensors.")
-
-
-def _shards(index: Path) -> Iterator[tuple[Path, frozenset[str]]]:
-    try:
-        weight_map: dict[str, Any] = dict(json.loads(index.read_bytes())["weight_map"])
-        names_in: dict[Any, set[str]] = {}
-        for name, file in weight_map.items():
-            names_in.setdefault(file, set()).add(name)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{str(index)!r} is not the index of a sharded checkpoint: {error!r}.") from error
-    for file, names in names_in.items():
-        if not isinstance(file, str) or Path(file).name != file or file in ("", ".."):
-            raise ValueError(f"{str(index)!r} names the file {file!r}, which is not beside it.")
-        yield index.parent / file, frozenset(names)
+def _paths(files: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
+    paths = [files] if isinstance(files, str | bytes | os.PathLike) or not isinstance(files, Iterable) else list(files)
+    for path in paths:
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise TypeError(f"Expected the path of a checkpoint's file, or several, got {path!r}.")
+    return paths

@@ -13,6 +13,7 @@ from ray_zerocopy import _engine
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.devices import Device, present
 from ray_zerocopy.image.reading import read
+from ray_zerocopy.transport import unshared
 
 _CLASS = "ray_zerocopy.pipeline"
 _MODELS = "ray_zerocopy.models"
@@ -33,8 +34,9 @@ def load(path: str | os.PathLike[str], device: Device | None = None) -> Any:
 
     The pipeline's weights are the file's pages in the page cache, which all processes of the machine that load the file
     share, until they are written to: what is written no other process sees, nor does the file. Each load gives an
-    independent pipeline. The file may be replaced (by `save`, or by renaming another one), or removed, while a pipeline
-    is loaded from it; it must not be changed in place, nor shortened.
+    independent pipeline. Where the pages cannot be shared, the weights are a private copy, and the logger
+    `ray_zerocopy` says so once, and why. The file may be replaced (by `save`, or by renaming another one), or removed,
+    while a pipeline is loaded from it; it must not be changed in place, nor shortened.
 
     A file can run any code when it is loaded, as a pickle can: load only files of those whose programs you would run.
 
@@ -100,6 +102,8 @@ class Saved(NamedTuple):
             error.add_note(f"While the file {self.path!r} was loaded, which was written by {self.producer}.")
             raise
         thawed.prefault()
+        if thawed.view is not None:
+            unshared.say(thawed.view.copied_bytes, thawed.view.private_copy_reason)
         return thawed
 
 
@@ -115,7 +119,7 @@ def opened(path: str | os.PathLike[str]) -> Saved:
     except _engine.ImageError as error:
         if error.code == "not_an_image" and _is_checkpoint(where):
             raise ValueError(
-                f"{where!r} is a safetensors file that holds tensors only, no pipeline. Make the module that they "
+                f"{where!r} is a checkpoint: it holds tensors only, no pipeline. Make the module that they "
                 "belong to, and give it its weights: ray_zerocopy.load_checkpoint(module, path)."
             ) from error
         raise

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 from ray_zerocopy.image import paths
 from ray_zerocopy.image.freezing import freeze_roots
-from ray_zerocopy.image.models import check_holds_model, check_is_object, paths_of, pipeline_roots, take_apart
+from ray_zerocopy.image.models import (
+    PublishedModels,
+    check_holds_model,
+    check_is_object,
+    paths_of,
+    pipeline_roots,
+    take_apart,
+)
 from ray_zerocopy.image.names import tensor_names
 from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.image.writing import write
@@ -33,9 +40,9 @@ def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False)
             logger `ray_zerocopy`.
 
     Raises:
-        TypeError: something in the pipeline cannot be pickled, or is a reference of Ray's, which means nothing outside
-            of its cluster (the message gives the path to it); it holds neither a model nor a tensor nor a numpy array,
-            or is a class or a path.
+        TypeError: something in the pipeline cannot be pickled, or is a wrapper or a reference of Ray's, which mean
+            nothing outside of their cluster (the message gives the path to it); it holds neither a model nor a tensor
+            nor a numpy array, or is a class or a path.
         OSError: the file cannot be written, or the path is that of a directory, a pipe or a device. Then there is
             none, or the one that there was.
     """
@@ -43,18 +50,31 @@ def save(pipeline: Any, path: str | os.PathLike[str], *, progress: bool = False)
     destination = _destination(path)
     models = take_apart(pipeline).models
     places = paths_of(models, pipeline)
-    frozen = freeze_roots(pipeline_roots(pipeline, places, models), external=is_ray_reference)
-    for reference in frozen.externals:
-        place = paths.find(pipeline, [reference], "pipeline").get(id(reference), "The pipeline")
-        raise TypeError(
-            f"{place} is a reference of Ray's ({type(reference).__name__}), which means nothing outside of its "
-            "cluster. Put what it leads to into the pipeline (ray.get), or save the pipeline without it."
-        )
+    frozen = freeze_roots(pipeline_roots(pipeline, places, models), external=_is_of_cluster)
+    for part in frozen.externals:
+        _refuse(part, paths.find(pipeline, [part], "pipeline").get(id(part), "The pipeline"))
     if not frozen.blocks:
         check_holds_model(pipeline, models, alternative=", a tensor or a numpy array")
     names, metadata = tensor_names(models, places), metadata_of(pipeline, places)
     with shown(f"Saving {os.fsdecode(path)}", progress) as told:
         write(frozen, destination, names, metadata, told)
+
+
+def _is_of_cluster(cls: type) -> bool:
+    """Whether objects of this class mean nothing outside of their cluster."""
+    return is_ray_reference(cls) or issubclass(cls, PublishedModels)
+
+
+def _refuse(part: Any, place: str) -> NoReturn:
+    if isinstance(part, PublishedModels):
+        raise TypeError(
+            f"{place} stands for models in its cluster's object store ({type(part).__name__}). Save what was wrapped "
+            "instead; an ActorWrapper gives that back: wrapper.load()."
+        )
+    raise TypeError(
+        f"{place} is a reference of Ray's ({type(part).__name__}), which means nothing outside of its cluster. Put "
+        "what it leads to into the pipeline (ray.get), or save the pipeline without it."
+    )
 
 
 def _destination(path: str | os.PathLike[str]) -> str:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import logging
 import os
 import pickle
-import threading
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
@@ -27,16 +25,16 @@ from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.image import Segment
 from ray_zerocopy.image.reading import image_of
 from ray_zerocopy.image.references import is_ray_reference
-from ray_zerocopy.transport import keeper, store_connection
+from ray_zerocopy.transport import keeper, store_connection, unshared
 from ray_zerocopy.transport.file_parts import FileParts
 from ray_zerocopy.transport.keeper import Kept, Offer, Publication
 from ray_zerocopy.transport.saved import FileSource
 
-_log = logging.getLogger("ray_zerocopy")
-
-_SMALL = 1 << 20
-"""Bytes below which a private copy is not worth a word: small objects never reach shared memory in Ray."""
-
+_OF_RAY_CLIENT = (
+    "Ray Client brought them here from the cluster; load models in actors or tasks, or run this program on a node of "
+    "the cluster, connected without ray://"
+)
+"""Why weights are a private copy in a program that is connected by Ray Client."""
 
 Published: TypeAlias = "ray.ObjectRef[Image] | Kept"  # which Ray 2.43 could not evaluate
 """Where an image is: in the object of the process that wrapped it, or with the keeper."""
@@ -258,11 +256,10 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         mapped = image.skeleton(skeleton).mapped_segments(torch.device("cpu" if device is None else device))
         segments = [image.segments[number] for number in mapped]
         if ray.util.client.ray.is_connected():
-            private = 0  # it brings all segments as bytes
+            unshared.say(thawed.view.copied_bytes, _OF_RAY_CLIENT)  # it brings all segments as bytes
         else:
             private = sum(len(segment) for segment in segments if isinstance(segment, bytes))
-        if thawed.view.copied_bytes - private > _SMALL:
-            _say_unshared(thawed.view.private_copy_reason)
+            unshared.say(thawed.view.copied_bytes - private, thawed.view.private_copy_reason)
     return thawed
 
 
@@ -274,17 +271,3 @@ def _stays_pinned(view: _engine.View | None) -> bool:
     if connection is not None:
         view.keep(connection)
     return connection is not None
-
-
-_unshared_said = threading.Event()
-
-
-def _say_unshared(reason: str | None) -> None:
-    if not _unshared_said.is_set():
-        _unshared_said.set()
-        if ray.util.client.ray.is_connected():
-            reason = (
-                "Ray Client brought them here from the cluster; load models in actors or tasks, or run this program "
-                "on a node of the cluster, connected without ray://"
-            )
-        _log.warning("Weights are a private copy in this process, not shared with others on this node: %s.", reason)
