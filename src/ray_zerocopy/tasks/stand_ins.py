@@ -70,6 +70,9 @@ _READING = frozenset(
 
 _MODES = frozenset({"eval", "train"})
 
+NAMES_OF_WRAPPERS = frozenset({"free", "map", "map_unordered", "options", "remote"})
+"""What a `TaskWrapper` calls its own unless the pipeline has it."""
+
 _WRITING_OPERATORS = frozenset(
     {
         "__setitem__",
@@ -97,6 +100,8 @@ class Original(NamedTuple):
 
     number: int
     """Its skeleton in the image of the pipeline's models."""
+    together: int | None
+    """The skeleton of all these models at once, a tuple; None: each is loaded by itself, as no two share weights."""
     is_program: bool
     """Whether it is a `torch.export.ExportedProgram`."""
     description: str
@@ -108,20 +113,24 @@ class Original(NamedTuple):
     redefined: frozenset[str]
     """Names of theirs that are something else in this model."""
     special_methods: SpecialMethods
+    own_names: frozenset[str]
+    """Those of `NAMES_OF_WRAPPERS` that the model has as well."""
 
     @classmethod
-    def of(cls, model: Any, number: int, path: str, method_names: Sequence[str]) -> Original:
+    def of(cls, model: Any, number: int, together: int | None, path: str, method_names: Sequence[str]) -> Original:
         """What is to be known of a model, the skeleton `number` of its image; methods that it lacks are passed over."""
         kinds = tuple(kind for kind in type(model).__mro__ if kind in _MODULE_CLASSES)
         known = _mutators(kinds) | _MODES
         return cls(
             number,
+            together,
             isinstance(model, ExportedProgram),
             f"{path}: {type(model).__name__}",
             frozenset({"__call__", *(name for name in method_names if callable(getattr(model, name, None)))}),
             kinds,
             frozenset(n for n in known if n in vars(model) or not callable(getattr(type(model), n, None))),
             SpecialMethods.of(type(model)),
+            frozenset(n for n in NAMES_OF_WRAPPERS if hasattr(type(model), n) or hasattr(model, n)),
         )
 
     def is_mutator(self, name: str) -> bool:
@@ -218,6 +227,11 @@ def source_of(stand_in: StandIn) -> store.ModelInImage:
     return stand_in._ray_zerocopy_remote.source
 
 
+def original_of(stand_in: StandIn) -> Original:
+    """What a stand-in knows of its model."""
+    return stand_in._ray_zerocopy_original
+
+
 class FrozenParts(NamedTuple):
     """A pipeline on its way to workers: its models, and the rest of it."""
 
@@ -228,6 +242,8 @@ class FrozenParts(NamedTuple):
 
 def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = False) -> FrozenParts:
     """Freeze a pipeline's models and the rest of it apart.
+
+    Models that share weights are frozen all at once as well, so that they share them where they are loaded together.
 
     Args:
         pipeline: it is not changed.
@@ -245,8 +261,27 @@ def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = Fal
     check_holds_model(pipeline, parts.models)
     check_has_methods(parts.models, names)
     roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
-    originals = [Original.of(model, number, path, names) for number, (path, model) in enumerate(roots.items())]
-    return FrozenParts(freeze_each(roots, external=is_ray_reference, join=join), parts.filled(originals))
+    models = freeze_each(roots, external=is_ray_reference, join=join)
+    together = None
+    if _share_segments(models):
+        together = len(roots)
+        all_at_once = {"the models of the pipeline": tuple(parts.models)}
+        models = freeze_each(roots | all_at_once, external=is_ray_reference, join=join)
+    originals = [Original.of(model, n, together, path, names) for n, (path, model) in enumerate(roots.items())]
+    return FrozenParts(models, parts.filled(originals))
+
+
+def _share_segments(image: Image) -> bool:
+    """Whether two skeletons have weights in common: a segment is all that the same skeletons need."""
+    listed = [segment for skeleton in image.skeletons for segment in skeleton.segments]
+    return len(listed) > len(set(listed))
+
+
+def has_own(pipeline: Any, name: str) -> bool:
+    """Whether a pipeline with stand-ins, or that is one, has one of `NAMES_OF_WRAPPERS` itself."""
+    if isinstance(pipeline, StandIn):
+        return name in pipeline._ray_zerocopy_original.own_names
+    return name in getattr(pipeline, "__dict__", ()) or hasattr(type(pipeline), name)
 
 
 def put_together(models: store.Published, rest: Image) -> Any:
