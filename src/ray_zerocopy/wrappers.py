@@ -348,6 +348,10 @@ _LOAD = (
     "The pipeline is what load() gives. In the class of an actor, or the class given to map_batches, write "
     "`self.pipeline = wrapper.load()` in __init__, and use self.pipeline."
 )
+_MAP_BATCHES = (
+    'Then it is ds.map_batches(Worker, fn_constructor_kwargs={"wrapper": wrapper}, concurrency=2), Worker being that '
+    "class; or ds.map_batches(TaskWrapper(pipeline), concurrency=2), which is called as it is."
+)
 
 
 Share = Literal["store", "file"]
@@ -480,7 +484,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise a TypeError that says to call `load()`: a function would load the pipeline for each call."""
-        raise TypeError(f"An {type(self).__name__} cannot be called. {_LOAD}")
+        raise TypeError(f"An {type(self).__name__} cannot be called. {_LOAD} {_MAP_BATCHES}")
 
     def __getattr__(self, name: str) -> NoReturn:
         message = f"{type(self).__name__!r} object has no attribute {name!r}"
