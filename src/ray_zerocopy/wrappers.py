@@ -16,7 +16,7 @@ from ray_zerocopy.tasks.calls import GivesWay, WithOptions, attribute, results, 
 from ray_zerocopy.tasks.pipelines import RemotePipeline
 from ray_zerocopy.tasks.results import Results
 from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, public_class, supporting
-from ray_zerocopy.tasks.stand_ins import freeze_parts, put_together, with_stand_ins
+from ray_zerocopy.tasks.stand_ins import Assembled, assembled, freeze_parts, put_together
 from ray_zerocopy.transport import keeper, named, store
 from ray_zerocopy.transport.keeper import Lifetime, ModelName
 from ray_zerocopy.transport.pipelines import (
@@ -92,7 +92,7 @@ class TaskWrapper(PublishedModels, Generic[P]):
     ) -> None:
         naming = named.checked(name, lifetime, replace)
         if naming is None:
-            _hold(self, with_stand_ins(pipeline, method_names))
+            _hold(self, assembled(pipeline, method_names))
         else:
             named.publish(naming, public_class(self), None, freeze_parts(pipeline, method_names))
             _hold(self, _found_pipeline(named.find(naming.name)), naming.name)
@@ -265,12 +265,12 @@ class TaskWrapper(PublishedModels, Generic[P]):
         return _task_wrapper_of(public_class(self), copy.copy(self._ray_zerocopy_pipeline), self._ray_zerocopy_name)
 
 
-def _hold(wrapper: TaskWrapper[P], pipeline: P, name: ModelName | None = None) -> None:
+def _hold(wrapper: TaskWrapper[Any], held: Assembled, name: ModelName | None = None) -> None:
     """Make it the wrapper of this pipeline, with the special methods of that."""
-    supports = supporting(type(wrapper), SpecialMethods.of(type(pipeline)), _answer_special)
+    supports = supporting(type(wrapper), SpecialMethods.of(type(held.pipeline)), _answer_special)
     object.__setattr__(wrapper, "__class__", supports)
-    object.__setattr__(wrapper, "_ray_zerocopy_pipeline", pipeline)
-    object.__setattr__(wrapper, "_ray_zerocopy_remote", RemotePipeline(pipeline))
+    object.__setattr__(wrapper, "_ray_zerocopy_pipeline", held.pipeline)
+    object.__setattr__(wrapper, "_ray_zerocopy_remote", RemotePipeline(held))
     object.__setattr__(wrapper, "_ray_zerocopy_name", name)
 
 
@@ -292,20 +292,24 @@ def _answer_special(wrapper: TaskWrapper[Any], name: str, /, *args: Any, **kwarg
 
 
 def _task_wrapper_of(cls: type[TaskWrapper[P]], pipeline: P, name: ModelName | None = None) -> TaskWrapper[P]:
+    return _task_wrapper_holding(cls, Assembled(pipeline), name)
+
+
+def _task_wrapper_holding(cls: type[TaskWrapper[P]], held: Assembled, name: ModelName | None) -> TaskWrapper[P]:
     wrapper = cls.__new__(cls)
-    _hold(wrapper, pipeline, name)
+    _hold(wrapper, held, name)
     return wrapper
 
 
-def _found_pipeline(found: named.Found) -> Any:
+def _found_pipeline(found: named.Found) -> Assembled:
     models, rest = found.images
-    return put_together(models, store.fetch(rest)[0])
+    return put_together(models, store.fetch(rest)[0], rest)
 
 
 def _named_task_wrapper(name: ModelName) -> TaskWrapper[Any]:
     found = named.find(name)
     _check_class(found, name, TaskWrapper)
-    return _task_wrapper_of(found.wrapper_class, _found_pipeline(found), name)
+    return _task_wrapper_holding(found.wrapper_class, _found_pipeline(found), name)
 
 
 def _check_class(found: named.Found, name: ModelName, expected: type) -> None:
@@ -616,7 +620,7 @@ def get_wrapper(name: str, namespace: str | None = None) -> Any:
     full = ModelName.here(name, namespace)
     found = named.find(full)
     if issubclass(found.wrapper_class, TaskWrapper):
-        return _task_wrapper_of(found.wrapper_class, _found_pipeline(found), full)
+        return _task_wrapper_holding(found.wrapper_class, _found_pipeline(found), full)
     wrapper = object.__new__(found.wrapper_class)
     vars(wrapper)["_source"] = full
     return wrapper

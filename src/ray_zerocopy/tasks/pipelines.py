@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -22,7 +23,7 @@ from ray_zerocopy.tasks.freshness import ThawedProgram
 from ray_zerocopy.tasks.messages import Arguments, Message, packed, unpacked
 from ray_zerocopy.tasks.options import TaskOptions
 from ray_zerocopy.tasks.remote import check_has_ended
-from ray_zerocopy.tasks.stand_ins import StandIn, original_of, source_of
+from ray_zerocopy.tasks.stand_ins import Assembled, StandIn, original_of, source_of
 from ray_zerocopy.tasks.torch_mode import TorchMode
 from ray_zerocopy.transport import store
 
@@ -37,11 +38,13 @@ class RemotePipeline:
     when that is first needed, and again after it has changed. Usable from several threads.
 
     Args:
-        pipeline: with stand-ins, or a stand-in itself. Wrappers that it holds stay wrappers.
+        assembled: the pipeline with its stand-ins. Wrappers that it holds stay wrappers. Of its bulk bytes those that
+            were published already are not published again.
     """
 
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
+    def __init__(self, assembled: Assembled) -> None:
+        self._pipeline = assembled.pipeline
+        self._memory = _Memory(assembled)
         self._published: _Published | None = None
         self._publishing = threading.Lock()
 
@@ -65,7 +68,7 @@ class RemotePipeline:
         def call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             arguments, references = Arguments.of(args, kwargs)
             what = packed((method, mode, tuple(arguments), number_of_results))
-            return run.remote(what, [source], *references)  # in a list, since Ray resolves only what is in none
+            return run.remote(what, source, *references)
 
         return call
 
@@ -74,21 +77,87 @@ class RemotePipeline:
         owner = type(self._pipeline) if method == "__call__" else self._pipeline
         return inspect.isgeneratorfunction(getattr(owner, method, None))
 
-    def _current(self) -> ray.ObjectRef[Image]:
+    def _current(self) -> Source:
         """Where the pipeline is published as it is now."""
         with self._publishing:
             frozen = freeze(self._pipeline, external=_stays_outside)
             states = [_state_of(part) for part in frozen.externals]
-            published = self._published
-            if published is None or not published.is_of(frozen, states):
-                externals = tuple(
-                    ModelPart.of(part) if isinstance(part, StandIn) else part for part in frozen.externals
-                )
-                ref = store.publish(dataclasses.replace(frozen, externals=externals))
-                segments = store.fetch(ref)[0].segments if frozen.segments else ()
-                published = _Published(ref, dataclasses.replace(frozen, segments=segments), states)
-                self._published = published
-            return published.ref
+            places = [self._memory.place(segment) for segment in frozen.segments]
+            if self._published is None or not self._published.is_of(frozen, states, places, self._memory.is_written()):
+                self._published = self._publish(frozen, states, places)
+            return self._published.source
+
+    def _publish(self, frozen: Image, states: list[Image | None], places: list[Place | None]) -> _Published:
+        shared = self._memory.segments() if any(places) else ()
+        kept = [None if place is None else _part(shared, place) for place in places]
+        same = [part is not None and _have_equal_bytes(s, part) for s, part in zip(frozen.segments, kept, strict=True)]
+        externals = tuple(ModelPart.of(part) if isinstance(part, StandIn) else part for part in frozen.externals)
+        own = tuple(b"" if is_same else s for s, is_same in zip(frozen.segments, same, strict=True))
+        ref = store.publish(dataclasses.replace(frozen, externals=externals, segments=own))
+        borrowed = tuple(place if is_same else None for place, is_same in zip(places, same, strict=True))
+        source = Source(ref, self._memory.published if any(same) else None, borrowed)
+        frozen = dataclasses.replace(frozen, segments=source.fetch().segments if places else ())
+        return _Published(source, frozen, states, places)
+
+
+class Place(NamedTuple):
+    """Where bytes are in an image that was published before."""
+
+    segment: int
+    begin: int
+    end: int
+
+
+def _part(segments: Sequence[Segment], place: Place) -> memoryview:
+    return memoryview(segments[place.segment])[place.begin : place.end]
+
+
+class Source(NamedTuple):
+    """Where a pipeline is published. Small to pickle."""
+
+    image: ray.ObjectRef[Image]
+    """The pipeline beside its models, with `ModelPart`s in the places of these."""
+    other: store.Published | None
+    """The image that has some of its segments."""
+    places: tuple[Place | None, ...]
+    """Of each segment, where it is in the other image, if it is there."""
+
+    def fetch(self) -> Image:
+        """The image, with all segments."""
+        image, _ = store.fetch(self.image)
+        if self.other is None:
+            return image
+        shared = store.fetch(self.other)[0].segments
+        pairs = zip(image.segments, self.places, strict=True)
+        segments = tuple(segment if place is None else _part(shared, place) for segment, place in pairs)
+        return dataclasses.replace(image, segments=segments)
+
+
+class _Memory:
+    """The memory that a pipeline's bulk bytes lie in if they were published already, until they are others."""
+
+    def __init__(self, assembled: Assembled) -> None:
+        self.published = assembled.rest
+        self._view = None if assembled.rest is None else assembled.view
+        addresses = [] if self._view is None else self._view.addresses()
+        self._spans = list(zip(assembled.segments, addresses, strict=True)) if addresses else []
+
+    def segments(self) -> tuple[Segment, ...]:
+        """As they were published."""
+        return store.fetch(self.published)[0].segments
+
+    def is_written(self) -> bool:
+        """Whether anything may have been written to it."""
+        return self._view is None or bool(self._view.copied_bytes or self._view.diverged_bytes())
+
+    def place(self, segment: Segment) -> Place | None:
+        """Where bytes that lie here were published; None: nowhere."""
+        begin = np.frombuffer(segment, np.uint8).__array_interface__["data"][0]
+        end = begin + memoryview(segment).nbytes
+        for number, (first, last) in self._spans:
+            if first <= begin < end <= last:
+                return Place(number, begin - first, end - first)
+        return None
 
 
 def _stays_outside(cls: type) -> bool:
@@ -105,32 +174,49 @@ def _state_of(part: Any) -> Image | None:
 class _Published(NamedTuple):
     """A pipeline as it was when it was put into the object store."""
 
-    ref: ray.ObjectRef[Image]
+    source: Source
     frozen: Image
     """Its segments are those in the store."""
     states: list[Image | None]
     """Of its externals."""
+    places: list[Place | None]
+    """Of its segments, in the caller's memory."""
 
-    def is_of(self, frozen: Image, states: list[Image | None]) -> bool:
-        """Whether this is what was frozen."""
-        return (
-            _are_equal(self.frozen, frozen)
-            and len(self.states) == len(states)
-            and all(
-                before is now or (before is not None and now is not None and _are_equal(before, now))
-                for before, now in zip(self.states, states, strict=True)
-            )
+    def is_of(self, frozen: Image, states: list[Image | None], places: list[Place | None], is_written: bool) -> bool:
+        """Whether this is what was frozen.
+
+        Args:
+            frozen: the pipeline now.
+            states: of its externals.
+            places: of its segments.
+            is_written: whether bytes that have a place may have changed.
+        """
+        if not _are_alike(self.frozen, frozen) or len(self.states) != len(states):
+            return False
+        for before, now in zip(self.states, states, strict=True):
+            if before is not now and not (before and now and _are_equal(before, now)):
+                return False
+        pairs = zip(self.source.places, self.places, places, self.frozen.segments, frozen.segments, strict=True)
+        return all(
+            (not is_written and borrowed is not None and place == now) or _have_equal_bytes(one, other)
+            for borrowed, place, now, one, other in pairs
         )
 
 
 def _are_equal(one: Image, other: Image) -> bool:
-    """Whether two images are the same, with the very same objects outside where these have no state."""
+    return _are_alike(one, other) and all(map(_have_equal_bytes, one.segments, other.segments))
+
+
+def _are_alike(one: Image, other: Image) -> bool:
+    """Whether two images are the same but for the bytes of their segments.
+
+    What is outside of them must be the very same objects.
+    """
     return (
         (one.skeletons, one.blocks, one.scripts, one.packages)
         == (other.skeletons, other.blocks, other.scripts, other.packages)
-        and len(one.externals) == len(other.externals)
+        and (len(one.externals), len(one.segments)) == (len(other.externals), len(other.segments))
         and all(map(_is_same_part, one.externals, other.externals))
-        and all(map(_have_equal_bytes, one.segments, other.segments))
     )
 
 
@@ -166,7 +252,7 @@ class ModelPart(NamedTuple):
 
 
 @ray.remote
-def _run(arrived: Any, source: Sequence[ray.ObjectRef[Image]], *referred: Any) -> Any:
+def _run(arrived: Any, source: Source, *referred: Any) -> Any:
     """Run one method of a pipeline.
 
     Args:
@@ -188,7 +274,7 @@ def _run(arrived: Any, source: Sequence[ray.ObjectRef[Image]], *referred: Any) -
 
 
 @ray.remote
-def _stream(arrived: Any, source: Sequence[ray.ObjectRef[Image]], *referred: Any) -> Iterator[Message]:
+def _stream(arrived: Any, source: Source, *referred: Any) -> Iterator[Message]:
     """As `_run`, for a method that is a generator: each value leaves the worker when it is there."""
     name, mode, arguments, _ = unpacked(arrived)
     args, kwargs = Arguments(*arguments).filled(referred)
@@ -207,13 +293,13 @@ def check_options(options: TaskOptions) -> None:
     options.check(_stream if isinstance(options.number_of_results, str) else _run)
 
 
-def _fresh(source: Sequence[ray.ObjectRef[Image]]) -> Any:
-    return residents.of_this_worker().fresh(source[0].binary(), functools.partial(_load, source[0]))
+def _fresh(source: Source) -> contextlib.AbstractContextManager[Any]:
+    return residents.of_this_worker().fresh(source.image.binary(), functools.partial(_load, source))
 
 
-def _load(source: ray.ObjectRef[Image]) -> Thawed:
+def _load(source: Source) -> Thawed:
     """The pipeline, with its models in the places of its stand-ins."""
-    rest, _ = store.fetch(source)
+    rest = source.fetch()
     loaded: dict[Any, Thawed] = {}
     externals = tuple(_model(part, loaded) if isinstance(part, ModelPart) else part for part in rest.externals)
     root, view, _ = store.load(dataclasses.replace(rest, externals=externals))

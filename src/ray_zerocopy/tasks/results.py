@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import ExitStack
 from typing import Any
 
@@ -45,21 +45,19 @@ class Results(Iterator[Any]):
             max_in_flight = max(4, int(2 * ray.cluster_resources().get("CPU", 0)))
         elif isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
             raise ValueError(f"Expected a number of 1 or more for max_in_flight, got {max_in_flight!r}.")
-        self._start = start
-        self._inputs = iter(inputs)
+        self._tasks = _started(start, iter(inputs))
         self._is_ordered = is_ordered
         self._max_in_flight = max_in_flight
         self._in_flight: deque[ray.ObjectRef[Any] | Exception] = deque()
         """Tasks, and what was raised instead of starting one."""
-        self._has_inputs = True
         shown = ExitStack()
         total = len(inputs) if isinstance(inputs, Sized) else None
         self._advance = shown.enter_context(progress.counted(title, total))
         self._end = weakref.finalize(self, _end, self._in_flight, shown)
 
     def __next__(self) -> Any:
-        while self._has_inputs and len(self._in_flight) < self._max_in_flight:
-            self._start_next()
+        while len(self._in_flight) < self._max_in_flight and (task := next(self._tasks, None)) is not None:
+            self._in_flight.append(task)
         if not self._in_flight:
             self.close()
             raise StopIteration
@@ -69,21 +67,6 @@ class Results(Iterator[Any]):
         if isinstance(result, Exception):
             raise result
         return ray.get(result)
-
-    def _start_next(self) -> None:
-        try:
-            value = next(self._inputs)
-        except StopIteration:
-            self._has_inputs = False
-            return
-        except Exception as error:
-            self._has_inputs = False
-            self._in_flight.append(error)
-            return
-        try:
-            self._in_flight.append(self._start(value))
-        except Exception as error:  # the input cannot be sent
-            self._in_flight.append(error)
 
     def _next_ready(self) -> ray.ObjectRef[Any] | Exception:
         first = self._in_flight[0]
@@ -95,8 +78,28 @@ class Results(Iterator[Any]):
 
     def close(self) -> None:
         """Cancel the tasks that are in flight; there are no more results."""
-        self._has_inputs = False
+        self._tasks.close()
         self._end()
+
+
+def _started(
+    start: Callable[[Any], ray.ObjectRef[Any]], inputs: Iterator[Any]
+) -> Generator[ray.ObjectRef[Any] | Exception, None, None]:
+    """A task for each input, or what was raised instead of one."""
+    while True:
+        try:
+            value = next(inputs)
+        except StopIteration:
+            return
+        except Exception as error:
+            yield error
+            return
+        try:
+            task: ray.ObjectRef[Any] | Exception = start(value)
+        except Exception as error:  # the input cannot be sent
+            task = error
+        del value
+        yield task
 
 
 def _end(in_flight: deque[ray.ObjectRef[Any] | Exception], shown: ExitStack) -> None:

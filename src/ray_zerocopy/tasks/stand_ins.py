@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from torch import nn
 from torch.export import ExportedProgram
 
+from ray_zerocopy import _engine
 from ray_zerocopy.image import Image, freeze_each
 from ray_zerocopy.image.models import (
     PublishedModels,
@@ -281,23 +282,38 @@ def has_own(pipeline: Any, name: str) -> bool:
     """Whether a pipeline with stand-ins, or that is one, has one of `NAMES_OF_WRAPPERS` itself."""
     if isinstance(pipeline, StandIn):
         return name in pipeline._ray_zerocopy_original.own_names
+    if isinstance(pipeline, nn.Module):  # whose parts are not in its __dict__
+        return hasattr(pipeline, name)
     return name in getattr(pipeline, "__dict__", ()) or hasattr(type(pipeline), name)
 
 
-def put_together(models: store.Published, rest: Image) -> Any:
+class Assembled(NamedTuple):
+    """A pipeline with a stand-in in each model's place."""
+
+    pipeline: Any
+    rest: store.Published | None = None
+    """Where the bulk bytes beside its models were published, if anywhere."""
+    segments: tuple[int, ...] = ()
+    """The numbers of those segments there that `view` has."""
+    view: _engine.View | None = None
+    """What they lie in here."""
+
+
+def put_together(models: store.Published, rest: Image, published: store.Published | None = None) -> Assembled:
     """The pipeline, with a stand-in in each model's place.
 
     Args:
         models: where the `FrozenParts.models` were published.
         rest: the `FrozenParts.rest`.
+        published: where that was published, if it was.
     """
     externals = tuple(_stand_in(part, models) if isinstance(part, Original) else part for part in rest.externals)
-    rewritten = store.load(dataclasses.replace(rest, externals=externals)).root
-    admit_stand_ins(rewritten, lambda cls: issubclass(cls, StandIn) or is_ray_reference(cls))
-    return rewritten
+    rewritten = store.load(dataclasses.replace(rest, externals=externals))
+    admit_stand_ins(rewritten.root, lambda cls: issubclass(cls, StandIn) or is_ray_reference(cls))
+    return Assembled(rewritten.root, published, rest.skeleton(0).segments, rewritten.view)
 
 
-def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
+def assembled(pipeline: Any, method_names: Sequence[str]) -> Assembled:
     """A copy of a pipeline with a stand-in in each model's place, the models published as one object.
 
     Raises:
@@ -305,9 +321,15 @@ def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
     """
     models, rest = freeze_parts(pipeline, method_names, join=True)
     image = store.publish(models)
-    if rest.segments:  # bulk bytes outside models are shared rather than copied, too
-        rest, _ = store.fetch(store.publish(rest))
-    rewritten: P = put_together(image, rest)
+    if not rest.segments:
+        return put_together(image, rest)
+    published = store.publish(rest)  # bulk bytes outside models are shared rather than copied, too
+    return put_together(image, store.fetch(published)[0], published)
+
+
+def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
+    """As `assembled`, the pipeline alone."""
+    rewritten: P = assembled(pipeline, method_names).pipeline
     return rewritten
 
 
