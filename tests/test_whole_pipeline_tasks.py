@@ -18,7 +18,7 @@ import ray
 import torch
 from keeper_actor import free_all
 from memory import bits, own_bytes, weight_bytes
-from object_store import bytes_put, store_in_use, until
+from object_store import bytes_put, store_in_use, store_is_empty, until
 from pipelines import Classifier, TwoModels, encoded, encoder, vectors
 from programs import exported
 from ray.exceptions import RayTaskError, WorkerCrashedError
@@ -588,6 +588,7 @@ def test_a_wrapper_that_was_freed_says_so_and_what_it_started_ends_well() -> Non
             call()
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_a_pipeline_whose_publisher_ended_says_so() -> None:
     @ray.remote(num_cpus=0)
     class Publisher:
@@ -596,8 +597,8 @@ def test_a_pipeline_whose_publisher_ended_says_so() -> None:
 
     publisher = Publisher.remote()
     wrapper = ray.get(publisher.wrapper.remote())
-    in_use = store_in_use()
+    assert until(lambda: store_in_use() > 20 << 20)
     ray.kill(publisher)
-    assert until(lambda: store_in_use() < in_use - (20 << 20))
+    assert until(store_is_empty)
     with pytest.raises(ModelLostError, match="Wrap the model again"):
         ray.get(wrapper.encode.remote(vectors()))
