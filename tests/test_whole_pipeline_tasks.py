@@ -449,6 +449,18 @@ def test_wrappers_stand_ins_and_references_in_the_pipeline_go_along() -> None:
     wrapper = TaskWrapper(outer)
     wrapper.inner.encoder = nn.Identity()  # within the wrapper within
     assert bits(ray.get(wrapper.remote(X))) == bits(inner.head(X) + outer.model(X) + 1)
+    holder = TaskWrapper(Holding(TaskWrapper(Retrieval())))
+    assert ray.get(holder.remote(3)) == 4
+    holder.inner.index[3] = 7  # in place
+    assert ray.get(holder.remote(3)) == 8
+
+
+class Holding:
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, row: int) -> float:
+        return self.inner.look_up(row)
 
 
 class OwnNames:

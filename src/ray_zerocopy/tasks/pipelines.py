@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -148,7 +149,12 @@ class _Memory:
 
     def is_written(self) -> bool:
         """Whether anything may have been written to it."""
-        return self._view is None or bool(self._view.copied_bytes or self._view.diverged_bytes())
+        if self._view is None or self._view.copied_bytes:
+            return True
+        try:
+            return bool(self._view.diverged_bytes())
+        except OSError:  # the kernel does not tell
+            return True
 
     def place(self, segment: Segment) -> Place | None:
         """Where bytes that lie here were published; None: nowhere."""
@@ -165,10 +171,14 @@ def _stays_outside(cls: type) -> bool:
 
 
 def _state_of(part: Any) -> Image | None:
-    """What may change of a part that stays outside: wrappers have a state. A stand-in has none, nor a reference."""
+    """What may change of a part that stays outside: wrappers have a state. A stand-in has none, nor a reference.
+
+    Its segments are digests, since what it borrows may be written to.
+    """
     if isinstance(part, StandIn) or not isinstance(part, PublishedModels):
         return None
-    return freeze(part, external=is_ray_reference)
+    frozen = freeze(part, external=is_ray_reference)
+    return dataclasses.replace(frozen, segments=tuple(hashlib.sha256(s).digest() for s in frozen.segments))
 
 
 class _Published(NamedTuple):
