@@ -348,4 +348,6 @@ class _Program:
         return self._module
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_program":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self._program, name)
