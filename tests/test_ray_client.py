@@ -14,7 +14,7 @@ import ray
 import torch
 from memory import bits
 from object_store import until
-from pipelines import Classifier, Worker
+from pipelines import Classifier, TwoModels, Worker
 from ray.cluster_utils import Cluster
 
 from ray_zerocopy import ActorWrapper, TaskWrapper
@@ -87,6 +87,15 @@ def test_a_client_calls_a_task_wrapper_with_values_and_with_references() -> None
     wrapper = TaskWrapper(model, method_names=("describe",))
     torch.testing.assert_close(wrapper(x), model(x))
     torch.testing.assert_close(wrapper.describe(ray.put(x), scale=2.0), model.describe(x, scale=2.0))
+
+
+@pytest.mark.usefixtures("client")
+def test_a_client_runs_a_whole_pipeline_in_tasks() -> None:
+    pipeline, x = TwoModels(), torch.randn(3, 16)
+    pipeline.encoder.eval()
+    wrapper = TaskWrapper(pipeline)
+    torch.testing.assert_close(ray.get(wrapper.remote(ray.put(x))), pipeline(x))
+    torch.testing.assert_close(list(wrapper.options(max_retries=0).map([x, x])), [pipeline(x)] * 2)
 
 
 @pytest.mark.usefixtures("client")

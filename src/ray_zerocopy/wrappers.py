@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
 from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.image import Image
 from ray_zerocopy.image.devices import Device, checked
 from ray_zerocopy.image.models import PublishedModels, check_holds_script
+from ray_zerocopy.tasks.calls import GivesWay, WithOptions, attribute, results, start
+from ray_zerocopy.tasks.pipelines import RemotePipeline
+from ray_zerocopy.tasks.results import Results
 from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, public_class, supporting
-from ray_zerocopy.tasks.stand_ins import freeze_parts, put_together, with_stand_ins
+from ray_zerocopy.tasks.stand_ins import Assembled, assembled, freeze_parts, put_together
 from ray_zerocopy.transport import keeper, named, store
 from ray_zerocopy.transport.keeper import Lifetime, ModelName
 from ray_zerocopy.transport.pipelines import (
@@ -25,25 +28,11 @@ from ray_zerocopy.transport.pipelines import (
 )
 from ray_zerocopy.transport.saved import FileSource, Saved, load, opened
 
+if TYPE_CHECKING:
+    import ray
+
 P = TypeVar("P")
 A = TypeVar("A", bound="ActorWrapper[Any]")
-
-
-class _GivesWay:
-    """A method that gives way to an attribute of the pipeline; on the class itself it is always the wrapper's."""
-
-    def __init__(self, method: Callable[[Any], None]) -> None:
-        self._method = method
-        self.__doc__ = method.__doc__
-
-    def __get__(self, wrapper: Any, owner: type) -> Callable[..., Any]:
-        if wrapper is None:
-            return self._method
-        name = self._method.__name__
-        pipeline = vars(wrapper).get("_ray_zerocopy_pipeline")
-        has_own = name in getattr(pipeline, "__dict__", ()) or hasattr(type(pipeline), name)
-        own: Callable[..., Any] = getattr(pipeline, name) if has_own else self._method.__get__(wrapper)
-        return own
 
 
 class _OfTheClass(classmethod):  # type: ignore[type-arg]
@@ -58,13 +47,15 @@ class _OfTheClass(classmethod):  # type: ignore[type-arg]
 class TaskWrapper(PublishedModels, Generic[P]):
     """A copy of a pipeline whose own code runs in the caller, and whose models run as Ray tasks, on any worker.
 
+    Or all of it runs in one task: `wrapper.remote(x)` gives a reference to the result, as any remote function of Ray's.
+
     The models' weights are in the object store once for each node, and every call is as if it had a fresh model: what a
     model changes in itself, no other call sees. Calling the wrapper calls the pipeline; attributes, methods and special
     methods (`len`, `[]`, iteration, `with`) are the pipeline's. Picklable: it works inside other tasks and actors. The
     pipeline it is given is not changed; Ray is started if it is not running.
 
-    A task needs one CPU of the cluster, or none where an actor calls the model. While no node has one free, a warning
-    of the logger `ray_zerocopy` says so, now and then.
+    A task needs one CPU of the cluster, or none where an actor starts it; `options` says otherwise. While no node has
+    one free for a model, a warning of the logger `ray_zerocopy` says so, now and then.
 
     What would change a model (`load_state_dict`, `half`, `to`, `train`, setting an attribute) raises an
     `AttributeError`, since tasks go on with the model as it was published: change the pipeline and wrap it again.
@@ -87,6 +78,7 @@ class TaskWrapper(PublishedModels, Generic[P]):
     """
 
     _ray_zerocopy_pipeline: P  # all other names are the pipeline's
+    _ray_zerocopy_remote: RemotePipeline
     _ray_zerocopy_name: ModelName | None
 
     def __init__(
@@ -100,7 +92,7 @@ class TaskWrapper(PublishedModels, Generic[P]):
     ) -> None:
         naming = named.checked(name, lifetime, replace)
         if naming is None:
-            _hold(self, with_stand_ins(pipeline, method_names))
+            _hold(self, assembled(pipeline, method_names))
         else:
             named.publish(naming, public_class(self), None, freeze_parts(pipeline, method_names))
             _hold(self, _found_pipeline(named.find(naming.name)), naming.name)
@@ -134,7 +126,78 @@ class TaskWrapper(PublishedModels, Generic[P]):
         methods = () if method_names is None else (method_names,)
         return cls(load(path), *methods, name=name, lifetime=lifetime, replace=replace)
 
-    @_GivesWay
+    @GivesWay
+    def remote(self, *args: Any, **kwargs: Any) -> ray.ObjectRef[Any]:
+        """Run the whole pipeline in one task, on a copy that the worker keeps; each call finds it fresh.
+
+        The copy has the models themselves in it. What the pipeline is beside them goes along as it is here and now;
+        what the call changes in the copy, nobody sees. The pipeline's methods have the same:
+        `wrapper.encode.remote(x)`.
+
+        A pipeline's own `remote` goes before this one, which is then called as `TaskWrapper.remote(wrapper, x)`; so do
+        its `options`, `map` and `map_unordered`.
+
+        Args:
+            args: of the pipeline. References among them are resolved, as in any task.
+            kwargs: likewise.
+
+        Returns:
+            A reference to what the pipeline returns: for `ray.get`, `ray.wait`, `await`, and as an argument of other
+            tasks. An exception arrives as its own type and as a `ray.exceptions.RayTaskError`. A method that is a
+            generator gives a `ray.ObjectRefGenerator`.
+
+        Raises:
+            TypeError: the pipeline cannot be called; or something in it, or in the arguments, cannot be pickled.
+        """
+        return start(self, "__call__", args, kwargs)  # type: ignore[no-any-return]
+
+    @GivesWay
+    def options(self, **options: Any) -> WithOptions:
+        """The wrapper, with options for its tasks: `wrapper.options(num_gpus=1, max_retries=0).remote(x)`.
+
+        Args:
+            options: as for `ray.remote`. Without them a task needs one CPU (none, if an actor starts it), and is
+                retried three times if its worker dies.
+
+        Returns:
+            What has `remote`, `map`, `map_unordered`, `options` and the pipeline's methods, and can be called: then the
+            tasks of the models have the options. Threads that the pipeline starts do not inherit them.
+
+        Raises:
+            ValueError, TypeError: Ray does not know one of the options, or it has another value than Ray expects.
+        """
+        return WithOptions.of(self, options)
+
+    @GivesWay
+    def map(self, inputs: Iterable[Any], *, max_in_flight: int | None = None, progress: bool = False) -> Results:
+        """Run the whole pipeline for each input, each in a task; the results come in the order of the inputs.
+
+        Args:
+            inputs: each is the one argument of a call. They are read as results are asked for, so there may be
+                infinitely many.
+            max_in_flight: how many tasks may have been started whose results have not been asked for. None: twice as
+                many as the cluster has CPUs, and at least 4.
+            progress: whether to show how many are done: a bar if `tqdm` is installed, otherwise messages of the logger
+                `ray_zerocopy`.
+
+        Returns:
+            An iterator. It raises the exception of a task in its result's place, and may be asked for the next result
+            after that. `close()`, or letting go of it, cancels what is in flight.
+
+        Raises:
+            TypeError: as `remote`; or `inputs` cannot be iterated over.
+            ValueError: `max_in_flight` is not a number of 1 or more.
+        """
+        return results(self, "__call__", inputs, max_in_flight, progress, is_ordered=True)
+
+    @GivesWay
+    def map_unordered(
+        self, inputs: Iterable[Any], *, max_in_flight: int | None = None, progress: bool = False
+    ) -> Results:
+        """As `map`, but each result comes as soon as it is there."""
+        return results(self, "__call__", inputs, max_in_flight, progress, is_ordered=False)
+
+    @GivesWay
     def free(self) -> None:
         """Give the model up, and its name, if it has one; the object store lets go of it when nobody uses it any more.
 
@@ -143,6 +206,7 @@ class TaskWrapper(PublishedModels, Generic[P]):
         a pipeline that is a context manager goes before the wrapper, which otherwise is one itself: `with
         TaskWrapper(pipeline) as wrapper:` frees it at the end.
         """
+        vars(self).pop("_ray_zerocopy_remote", None)
         if vars(self).pop("_ray_zerocopy_pipeline", None) is not None:
             object.__setattr__(self, "__class__", public_class(self))  # without the pipeline's special methods
             if self._ray_zerocopy_name is not None:
@@ -164,12 +228,12 @@ class TaskWrapper(PublishedModels, Generic[P]):
         return pipeline(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_ray_zerocopy_pipeline":
+        if name in ("_ray_zerocopy_pipeline", "_ray_zerocopy_remote"):
             raise RuntimeError(_freed(self))
         if name in OWN or name == "_ray_zerocopy_name":  # that is missing after an error in __init__
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         try:
-            return getattr(self._ray_zerocopy_pipeline, name)
+            return attribute(self, self._ray_zerocopy_pipeline, name)
         except AttributeError as error:
             if name != "load":
                 raise
@@ -201,11 +265,12 @@ class TaskWrapper(PublishedModels, Generic[P]):
         return _task_wrapper_of(public_class(self), copy.copy(self._ray_zerocopy_pipeline), self._ray_zerocopy_name)
 
 
-def _hold(wrapper: TaskWrapper[P], pipeline: P, name: ModelName | None = None) -> None:
+def _hold(wrapper: TaskWrapper[Any], held: Assembled, name: ModelName | None = None) -> None:
     """Make it the wrapper of this pipeline, with the special methods of that."""
-    supports = supporting(type(wrapper), SpecialMethods.of(type(pipeline)), _answer_special)
+    supports = supporting(type(wrapper), SpecialMethods.of(type(held.pipeline)), _answer_special)
     object.__setattr__(wrapper, "__class__", supports)
-    object.__setattr__(wrapper, "_ray_zerocopy_pipeline", pipeline)
+    object.__setattr__(wrapper, "_ray_zerocopy_pipeline", held.pipeline)
+    object.__setattr__(wrapper, "_ray_zerocopy_remote", RemotePipeline(held))
     object.__setattr__(wrapper, "_ray_zerocopy_name", name)
 
 
@@ -227,20 +292,24 @@ def _answer_special(wrapper: TaskWrapper[Any], name: str, /, *args: Any, **kwarg
 
 
 def _task_wrapper_of(cls: type[TaskWrapper[P]], pipeline: P, name: ModelName | None = None) -> TaskWrapper[P]:
+    return _task_wrapper_holding(cls, Assembled(pipeline), name)
+
+
+def _task_wrapper_holding(cls: type[TaskWrapper[P]], held: Assembled, name: ModelName | None) -> TaskWrapper[P]:
     wrapper = cls.__new__(cls)
-    _hold(wrapper, pipeline, name)
+    _hold(wrapper, held, name)
     return wrapper
 
 
-def _found_pipeline(found: named.Found) -> Any:
+def _found_pipeline(found: named.Found) -> Assembled:
     models, rest = found.images
-    return put_together(models, store.fetch(rest)[0])
+    return put_together(models, store.fetch(rest)[0], rest)
 
 
 def _named_task_wrapper(name: ModelName) -> TaskWrapper[Any]:
     found = named.find(name)
     _check_class(found, name, TaskWrapper)
-    return _task_wrapper_of(found.wrapper_class, _found_pipeline(found), name)
+    return _task_wrapper_holding(found.wrapper_class, _found_pipeline(found), name)
 
 
 def _check_class(found: named.Found, name: ModelName, expected: type) -> None:
@@ -282,6 +351,10 @@ class JITTaskWrapper(TaskWrapper[P]):
 _LOAD = (
     "The pipeline is what load() gives. In the class of an actor, or the class given to map_batches, write "
     "`self.pipeline = wrapper.load()` in __init__, and use self.pipeline."
+)
+_MAP_BATCHES = (
+    'Then it is ds.map_batches(Worker, fn_constructor_kwargs={"wrapper": wrapper}, concurrency=2), Worker being that '
+    "class; or ds.map_batches(TaskWrapper(pipeline), concurrency=2), which is called as it is."
 )
 
 
@@ -415,7 +488,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise a TypeError that says to call `load()`: a function would load the pipeline for each call."""
-        raise TypeError(f"An {type(self).__name__} cannot be called. {_LOAD}")
+        raise TypeError(f"An {type(self).__name__} cannot be called. {_LOAD} {_MAP_BATCHES}")
 
     def __getattr__(self, name: str) -> NoReturn:
         message = f"{type(self).__name__!r} object has no attribute {name!r}"
@@ -547,7 +620,7 @@ def get_wrapper(name: str, namespace: str | None = None) -> Any:
     full = ModelName.here(name, namespace)
     found = named.find(full)
     if issubclass(found.wrapper_class, TaskWrapper):
-        return _task_wrapper_of(found.wrapper_class, _found_pipeline(found), full)
+        return _task_wrapper_holding(found.wrapper_class, _found_pipeline(found), full)
     wrapper = object.__new__(found.wrapper_class)
     vars(wrapper)["_source"] = full
     return wrapper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,11 @@ def _rebuild(
     # Imported here: it brings dynamo and sympy, 65 MB that only workers with such a program should pay.
     from torch._export.serde.serialize import ExportedProgramDeserializer
 
-    return ExportedProgramDeserializer().deserialize(
-        pickle.loads(written), state_dict, constants, example_inputs or b""
-    )
+    with _DESERIALIZING:
+        return ExportedProgramDeserializer().deserialize(
+            pickle.loads(written), state_dict, constants, example_inputs or b""
+        )
+
+
+_DESERIALIZING = threading.Lock()
+"""torch's deserializer serves one thread of the process at a time."""

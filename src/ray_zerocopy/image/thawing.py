@@ -21,6 +21,13 @@ class Thawed(NamedTuple):
 
     root: Any
     view: _engine.View | None
+    views_of_parts: tuple[_engine.View, ...] = ()
+    """Those of parts that were thawed by themselves, and are now in the root."""
+
+    @property
+    def views(self) -> tuple[_engine.View, ...]:
+        """All Views that the root's weights lie in."""
+        return self.views_of_parts if self.view is None else (self.view, *self.views_of_parts)
 
     def prefault(self) -> None:
         """Begins to take the View's page faults in the background, ahead of the first use."""

@@ -235,7 +235,7 @@ class FreshState:
 
 def _recorded(thawed: Thawed) -> _engine.Snapshot:
     kind_of = _kind_in_program if isinstance(thawed, ThawedProgram) else _kind
-    watched = [] if thawed.view is None else thawed.view.addresses()
+    watched = [addresses for view in thawed.views for addresses in view.addresses()]
     return _engine.Snapshot(thawed.root, kind_of, _is_shared, _memory_of, *_counters(), _fields_of, watched)
 
 

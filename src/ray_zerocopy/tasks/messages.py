@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import ray
@@ -29,6 +29,40 @@ _SMALL_BUFFER = 4096
 
 _SMALL_MESSAGE = 1 << 16
 """Bytes of tensors up to which a message is `bytes`."""
+
+
+class Arguments(NamedTuple):
+    """What a method is called with, without the references: these are arguments of the task, so that Ray resolves them.
+
+    As a plain tuple it is pickled with nothing that has to be imported.
+    """
+
+    values: tuple[Any, ...]
+    """Of all arguments; the last ones are those of the keyword arguments. None in the places of references."""
+    keywords: tuple[str, ...]
+    references: tuple[int, ...]
+    """Which values come by reference."""
+
+    @classmethod
+    def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Arguments, list[ray.ObjectRef[Any]]]:
+        """The arguments, and the references among them."""
+        values = [*args, *kwargs.values()]
+        references = {place: value for place, value in enumerate(values) if isinstance(value, ray.ObjectRef)}
+        for place in references:
+            values[place] = None
+        return cls(tuple(values), tuple(kwargs), tuple(references)), list(references.values())
+
+    def filled(self, referred: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The positional arguments and the keyword arguments.
+
+        Args:
+            referred: what the references lead to.
+        """
+        values = list(self.values)
+        for place, value in zip(self.references, referred, strict=True):
+            values[place] = value
+        split = len(values) - len(self.keywords)
+        return values[:split], dict(zip(self.keywords, values[split:], strict=True))
 
 
 class Message:

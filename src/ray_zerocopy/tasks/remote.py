@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, NamedTuple
 
 import ray
-import torch
 from ray.exceptions import RayTaskError
 from torch.export import ExportedProgram
 
@@ -18,56 +16,11 @@ from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.image import Thawed
 from ray_zerocopy.tasks import residents
 from ray_zerocopy.tasks.freshness import ThawedProgram
-from ray_zerocopy.tasks.messages import Packed, packed, unpacked
+from ray_zerocopy.tasks.messages import Arguments, Packed, packed, unpacked
+from ray_zerocopy.tasks.options import of_model_calls
+from ray_zerocopy.tasks.torch_mode import TorchMode
 from ray_zerocopy.tasks.waiting import result_of
 from ray_zerocopy.transport import store
-
-
-class _Mode(NamedTuple):
-    """What of the caller's torch state decides a model's results, and so goes with the call."""
-
-    grad: bool
-    inference: bool
-    autocast: torch.dtype | None
-    default: torch.dtype | None
-    """The default dtype, a setting of the whole process. None: `torch.float32`, which is quicker to send."""
-
-    @classmethod
-    def current(cls) -> _Mode:
-        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        default = torch.get_default_dtype()
-        return cls(
-            torch.is_grad_enabled(),
-            torch.is_inference_mode_enabled(),
-            autocast,
-            None if default is torch.float32 else default,
-        )
-
-    def call(self, method: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call a method in this mode. What it changes of the mode ends with the call."""
-        before = torch.get_default_dtype()
-        default = self.default or torch.float32
-        if default is not before:
-            torch.set_default_dtype(default)
-        try:
-            # The least to do, in the path of each call.
-            if self.autocast is None and not (self.inference or torch.is_inference_mode_enabled()):
-                with torch.set_grad_enabled(self.grad):
-                    return method(*args, **kwargs)
-            with self._entered():
-                return method(*args, **kwargs)
-        finally:
-            if torch.get_default_dtype() is not before:
-                torch.set_default_dtype(before)
-
-    @contextlib.contextmanager
-    def _entered(self) -> Iterator[None]:
-        with torch.inference_mode(self.inference), torch.set_grad_enabled(self.grad):
-            if self.autocast is None:
-                yield
-            else:
-                with torch.autocast("cpu", dtype=self.autocast):
-                    yield
 
 
 class _Call(NamedTuple):
@@ -77,12 +30,9 @@ class _Call(NamedTuple):
     """Where to load it from. None: ask only a worker that keeps it. (A reference costs each call some time.)"""
     method: str
     mode: tuple[Any, ...]
-    """A `_Mode`."""
-    values: tuple[Any, ...]
-    """Of all arguments; the last ones are those of the keyword arguments."""
-    keywords: tuple[str, ...]
-    references: tuple[int, ...]
-    """Which values are None here, and come by reference."""
+    """A `TorchMode`."""
+    arguments: tuple[Any, ...]
+    """`Arguments`."""
 
 
 class _Answer(NamedTuple):
@@ -105,25 +55,17 @@ def _run(arrived: Any, *referred: Any) -> Packed:
         An `_Answer`, likewise.
     """
     call = _Call(*unpacked(arrived))
-    values = list(call.values)
-    for place, value in zip(call.references, referred, strict=True):
-        values[place] = value
-    split = len(values) - len(call.keywords)
-    keywords = dict(zip(call.keywords, values[split:], strict=True))
+    args, kwargs = Arguments(*call.arguments).filled(referred)
     kept = residents.of_this_worker()
     was_kept = call.key in kept
     load = None if call.model is None else functools.partial(_load, call.model)
     try:
         with kept.fresh(call.key, load) as model:
-            result = _Mode(*call.mode).call(getattr(model, call.method), values[:split], keywords)
+            result = TorchMode(*call.mode).call(getattr(model, call.method), args, kwargs)
             check_has_ended(result, model, call.method)
             return packed((result, was_kept))
     except residents.NotKeptError:
         return packed((None, False, False))
-
-
-_run_beside_actor = _run.options(num_cpus=0)
-"""The same for callers that are actors. They keep their CPUs while they wait, so that one more may never come free."""
 
 
 def check_has_ended(result: object, model: object, method: str) -> None:
@@ -138,7 +80,7 @@ def check_has_ended(result: object, model: object, method: str) -> None:
         return
     if not isinstance(result, AsyncGeneratorType):
         result.close()  # so that nobody is warned that it was never awaited
-    name = "forward" if method == "__call__" else method
+    name = "forward" if method == "__call__" and hasattr(model, "forward") else method
     kind = type(result).__name__.replace("_", " ")
     raise TypeError(
         f"{type(model).__name__}.{name}() gave a {kind} object instead of a result, and that cannot leave the worker: "
@@ -180,26 +122,20 @@ class RemoteModel:
 
     def invoke(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run a method in a task; references among the arguments are resolved first, as in any task."""
-        values = [*args, *kwargs.values()]
-        references = {place: value for place, value in enumerate(values) if isinstance(value, ray.ObjectRef)}
-        for place in references:
-            values[place] = None
-        call = _Call(
-            self.source.key, None, method, tuple(_Mode.current()), tuple(values), tuple(kwargs), tuple(references)
-        )
-        answer = self._answer(call, references.values()) if self._is_kept else None
+        arguments, references = Arguments.of(args, kwargs)
+        call = _Call(self.source.key, None, method, tuple(TorchMode.current()), tuple(arguments))
+        answer = self._answer(call, references) if self._is_kept else None
         if answer is None or not answer.ran:
-            answer = self._answer(call._replace(model=self.source), references.values())
+            answer = self._answer(call._replace(model=self.source), references)
         self._is_kept = answer.was_kept
         return answer.value
 
     @staticmethod
     def _answer(call: _Call, references: Iterable[ray.ObjectRef[Any]]) -> _Answer:
-        arguments = packed(tuple(call)), *references
+        options = of_model_calls()
         try:
-            if ray.get_runtime_context().get_actor_id() is not None:
-                return _Answer(*unpacked(ray.get(_run_beside_actor.remote(*arguments))))
-            return _Answer(*unpacked(result_of(_run.remote(*arguments))))
+            task = options.of(_run).remote(packed(tuple(call)), *references)
+            return _Answer(*unpacked(result_of(task) if options.may_lack_cpu else ray.get(task)))
         except RayTaskError as error:
             if isinstance(error.cause, ModelLostError):  # which Ray does not unwrap, as it does other exceptions
                 raise error.cause from error

@@ -80,8 +80,8 @@ class Resident:
         self.load = load
         self.last_used = 0.0
         thawed = load()
-        self.nbytes = 0 if thawed.view is None else thawed.view.nbytes
-        self._view = thawed.view
+        self.nbytes = sum(view.nbytes for view in thawed.views)
+        self._views = thawed.views
         self._state = FreshState(thawed)
         self._lock = threading.Lock()
         self._in_use = False
@@ -111,10 +111,10 @@ class Resident:
     def _is_freshened(self) -> bool:
         if not self._state.restore():
             return False
-        if self._view is not None:
-            if self._is_written():
-                self._view.reset()
-            self._watch(self._view)
+        for view in self._views:
+            if _is_written(view):
+                view.reset()
+            _watch(view)
         return True
 
     def release(self) -> None:
@@ -134,19 +134,21 @@ class Resident:
                 return True
             if not self._state.restore():
                 return False
-            self._is_proved = not self._is_written()
-            if self._is_proved and self._view is not None:
-                self._watch(self._view)
+            self._is_proved = not any(map(_is_written, self._views))
+            if self._is_proved:
+                for view in self._views:
+                    _watch(view)
             return True
 
-    @staticmethod
-    def _watch(view: _engine.View) -> None:
-        """After the first use: from then on, to ask whether anything was written takes a tenth of the time."""
-        view.wait_prefault()
-        view.watch_writes()
 
-    def _is_written(self) -> bool:
-        return self._view is not None and bool(self._view.copied_bytes or self._view.diverged_bytes())
+def _is_written(view: _engine.View) -> bool:
+    return bool(view.copied_bytes or view.diverged_bytes())
+
+
+def _watch(view: _engine.View) -> None:
+    """After the first use: from then on, to ask whether anything was written takes a tenth of the time."""
+    view.wait_prefault()
+    view.watch_writes()
 
 
 class Residents:

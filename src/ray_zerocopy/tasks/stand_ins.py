@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from torch import nn
 from torch.export import ExportedProgram
 
+from ray_zerocopy import _engine
 from ray_zerocopy.image import Image, freeze_each
 from ray_zerocopy.image.models import (
     PublishedModels,
@@ -70,6 +71,9 @@ _READING = frozenset(
 
 _MODES = frozenset({"eval", "train"})
 
+NAMES_OF_WRAPPERS = frozenset({"free", "map", "map_unordered", "options", "remote"})
+"""What a `TaskWrapper` calls its own unless the pipeline has it."""
+
 _WRITING_OPERATORS = frozenset(
     {
         "__setitem__",
@@ -97,6 +101,8 @@ class Original(NamedTuple):
 
     number: int
     """Its skeleton in the image of the pipeline's models."""
+    together: int | None
+    """The skeleton of all these models at once, a tuple; None: each is loaded by itself, as no two share weights."""
     is_program: bool
     """Whether it is a `torch.export.ExportedProgram`."""
     description: str
@@ -108,20 +114,24 @@ class Original(NamedTuple):
     redefined: frozenset[str]
     """Names of theirs that are something else in this model."""
     special_methods: SpecialMethods
+    own_names: frozenset[str]
+    """Those of `NAMES_OF_WRAPPERS` that the model has as well."""
 
     @classmethod
-    def of(cls, model: Any, number: int, path: str, method_names: Sequence[str]) -> Original:
+    def of(cls, model: Any, number: int, together: int | None, path: str, method_names: Sequence[str]) -> Original:
         """What is to be known of a model, the skeleton `number` of its image; methods that it lacks are passed over."""
         kinds = tuple(kind for kind in type(model).__mro__ if kind in _MODULE_CLASSES)
         known = _mutators(kinds) | _MODES
         return cls(
             number,
+            together,
             isinstance(model, ExportedProgram),
             f"{path}: {type(model).__name__}",
             frozenset({"__call__", *(name for name in method_names if callable(getattr(model, name, None)))}),
             kinds,
             frozenset(n for n in known if n in vars(model) or not callable(getattr(type(model), n, None))),
             SpecialMethods.of(type(model)),
+            frozenset(n for n in NAMES_OF_WRAPPERS if hasattr(type(model), n) or hasattr(model, n)),
         )
 
     def is_mutator(self, name: str) -> bool:
@@ -218,6 +228,11 @@ def source_of(stand_in: StandIn) -> store.ModelInImage:
     return stand_in._ray_zerocopy_remote.source
 
 
+def original_of(stand_in: StandIn) -> Original:
+    """What a stand-in knows of its model."""
+    return stand_in._ray_zerocopy_original
+
+
 class FrozenParts(NamedTuple):
     """A pipeline on its way to workers: its models, and the rest of it."""
 
@@ -228,6 +243,8 @@ class FrozenParts(NamedTuple):
 
 def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = False) -> FrozenParts:
     """Freeze a pipeline's models and the rest of it apart.
+
+    Models that share weights are frozen all at once as well, so that they share them where they are loaded together.
 
     Args:
         pipeline: it is not changed.
@@ -245,16 +262,50 @@ def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = Fal
     check_holds_model(pipeline, parts.models)
     check_has_methods(parts.models, names)
     roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
-    originals = [Original.of(model, number, path, names) for number, (path, model) in enumerate(roots.items())]
-    return FrozenParts(freeze_each(roots, external=is_ray_reference, join=join), parts.filled(originals))
+    models = freeze_each(roots, external=is_ray_reference, join=join)
+    together = None
+    if _share_segments(models):
+        together = len(roots)
+        all_at_once = {"the models of the pipeline": tuple(parts.models)}
+        models = freeze_each(roots | all_at_once, external=is_ray_reference, join=join)
+    originals = [Original.of(model, n, together, path, names) for n, (path, model) in enumerate(roots.items())]
+    return FrozenParts(models, parts.filled(originals))
 
 
-def put_together(models: store.Published, rest: Image) -> Any:
+def _share_segments(image: Image) -> bool:
+    """Whether two skeletons have weights in common: a segment is all that the same skeletons need."""
+    listed = [segment for skeleton in image.skeletons for segment in skeleton.segments]
+    return len(listed) > len(set(listed))
+
+
+def has_own(pipeline: Any, name: str) -> bool:
+    """Whether a pipeline with stand-ins, or that is one, has one of `NAMES_OF_WRAPPERS` itself."""
+    if isinstance(pipeline, StandIn):
+        return name in pipeline._ray_zerocopy_original.own_names
+    if isinstance(pipeline, nn.Module):  # whose parts are not in its __dict__
+        return hasattr(pipeline, name)
+    return name in getattr(pipeline, "__dict__", ()) or hasattr(type(pipeline), name)
+
+
+class Assembled(NamedTuple):
+    """A pipeline with a stand-in in each model's place."""
+
+    pipeline: Any
+    rest: store.Published | None = None
+    """Where the bulk bytes beside its models were published, if anywhere."""
+    segments: tuple[int, ...] = ()
+    """The numbers of those segments there that `view` has."""
+    view: _engine.View | None = None
+    """What they lie in here."""
+
+
+def put_together(models: store.Published, rest: Image, published: store.Published | None = None) -> Assembled:
     """The pipeline, with a stand-in in each model's place.
 
     Args:
         models: where the `FrozenParts.models` were published.
         rest: the `FrozenParts.rest`.
+        published: where that was published, if it was.
     """
     externals = tuple(
         stand_in_for(part, models, ProgramStandIn if part.is_program else StandIn)
@@ -262,12 +313,12 @@ def put_together(models: store.Published, rest: Image) -> Any:
         else part
         for part in rest.externals
     )
-    rewritten = store.load(dataclasses.replace(rest, externals=externals)).root
-    admit_stand_ins(rewritten, lambda cls: issubclass(cls, StandIn) or is_ray_reference(cls))
-    return rewritten
+    rewritten = store.load(dataclasses.replace(rest, externals=externals))
+    admit_stand_ins(rewritten.root, lambda cls: issubclass(cls, StandIn) or is_ray_reference(cls))
+    return Assembled(rewritten.root, published, rest.skeleton(0).segments, rewritten.view)
 
 
-def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
+def assembled(pipeline: Any, method_names: Sequence[str]) -> Assembled:
     """A copy of a pipeline with a stand-in in each model's place, the models published as one object.
 
     Raises:
@@ -275,9 +326,15 @@ def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
     """
     models, rest = freeze_parts(pipeline, method_names, join=True)
     image = store.publish(models)
-    if rest.segments:  # bulk bytes outside models are shared rather than copied, too
-        rest, _ = store.fetch(store.publish(rest))
-    rewritten: P = put_together(image, rest)
+    if not rest.segments:
+        return put_together(image, rest)
+    published = store.publish(rest)  # bulk bytes outside models are shared rather than copied, too
+    return put_together(image, store.fetch(published)[0], published)
+
+
+def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
+    """As `assembled`, the pipeline alone."""
+    rewritten: P = assembled(pipeline, method_names).pipeline
     return rewritten
 
 

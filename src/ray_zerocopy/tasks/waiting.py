@@ -47,15 +47,15 @@ def _look_for_obstacle(task: ray.ObjectRef[Any], waited: float) -> None:
         ray.cancel(task)
         raise RuntimeError(
             "A model's call runs as a Ray task that needs one CPU, and no node of the cluster has any. "
-            "Add a node with CPUs, start Ray with num_cpus of at least 1, or call the wrapper in an actor, "
-            "whose model calls need no CPU of the cluster."
+            "Add a node with CPUs, start Ray with num_cpus of at least 1, or call wrapper.options(num_cpus=0), or the "
+            "wrapper in an actor, whose model calls need no CPU of the cluster."
         )
     if free < 1:
         _log.warning(
             "A model's call has taken %.0f s so far. It runs as a Ray task that needs one CPU, and no node has one "
             "free (the cluster has %g CPUs, %g of them free). If the call itself is not that long, its task has not "
-            "started: it waits until actors or other tasks end. Give actors fewer CPUs, add a node, or call the "
-            "wrapper in an actor, whose model calls need no CPU of the cluster.",
+            "started: it waits until actors or other tasks end. Give actors fewer CPUs, add a node, or call "
+            "wrapper.options(num_cpus=0), or the wrapper in an actor, whose model calls need no CPU of the cluster.",
             waited,
             total,
             free,

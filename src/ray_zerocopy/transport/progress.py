@@ -37,6 +37,39 @@ def shown(title: str, wanted: bool) -> Iterator[Callable[[int, int], None] | Non
         yield advance
 
 
+@contextmanager
+def counted(title: str | None, total: int | None) -> Iterator[Callable[[], None]]:
+    """Gives what is to be called each time that one more is done.
+
+    Args:
+        title: of the work; None: nothing is shown.
+        total: how many there are, if that is known.
+    """
+    if title is None:
+        yield lambda: None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield _counting_messages(title, total)
+        return
+    with tqdm(desc=title, total=total) as bar:
+        yield bar.update
+
+
+def _counting_messages(title: str, total: int | None) -> Callable[[], None]:
+    done, due = 0, 1
+
+    def say() -> None:
+        nonlocal done, due
+        done += 1
+        if done == (due if total is None else total * due // _STEPS or 1):
+            due = due * 2 if total is None else due + 1
+            _log.info("%s: %d%s", title, done, "" if total is None else f" of {total}")
+
+    return say
+
+
 def _messages(title: str) -> Callable[[int, int], None]:
     said = 0
 
