@@ -469,7 +469,9 @@ def _unknown(name: ModelName, answer: _Answer) -> ValueError | ModelLostError:
             f"ActorWrapper(pipeline, name={name.name!r}, lifetime='detached'), or as it was wrapped before."
         )
     names = ", ".join(map(str, sorted(answer.names))) or "none at all"
-    return ValueError(f"There is no model {name}. There are: {names}.")
+    elsewhere = [other.namespace for other in answer.names if other.name == name.name]
+    advice = f" For one of another namespace: get_wrapper({name.name!r}, {elsewhere[0]!r})." if elsewhere else ""
+    return ValueError(f"There is no model {name}. There are: {names}.{advice}")
 
 
 def wait_for_change(seen: State | None) -> Future[State] | None:
