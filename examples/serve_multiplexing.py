@@ -32,7 +32,7 @@ EXAMPLES = Path(__file__).parent
 class Models:
     @ray_zerocopy.serve.multiplexed(max_num_models_per_replica=10)
     def classifier(self, model_id: str) -> TopicClassifier:
-        return get_wrapper(model_id).load()
+        return get_wrapper(model_id, "serve").load()
 
     async def __call__(self, text: str) -> tuple[str, float]:
         """The topic, and how many milliseconds it took to get the model."""

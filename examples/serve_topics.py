@@ -61,7 +61,7 @@ http = FastAPI()
 class Topics:
     def __init__(self, model: str) -> None:
         torch.set_num_threads(1)
-        self.wrapper = get_wrapper(model)
+        self.wrapper = get_wrapper(model, "serve")
         self.wrapper.current()  # loaded now, in milliseconds, rather than at the first request
 
     @http.post("/topic")

@@ -38,6 +38,14 @@ def build(arguments: dict[str, str]) -> Application:
     return Server.bind(ActorWrapper(classifier(), name=arguments["model"], lifetime="detached", replace=True))
 
 
+def mapped_models(least: int = 16 << 20) -> int:
+    """How many copy-on-write mappings of so many bytes this process has: one for each large model."""
+    with open("/proc/self/maps") as maps:
+        lines = [line.split() for line in maps]
+    spans = [line[0].split("-") for line in lines if line[1] == "rw-p" and line[4] != "0"]
+    return sum(int(end, 16) - int(begin, 16) >= least for begin, end in spans)
+
+
 @serve.deployment(num_replicas=2, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
 class Rolling:
     """Answers in batches, with the exact bits of what the present model of a name gives."""
@@ -47,7 +55,7 @@ class Rolling:
         wrapper.current()
 
     async def __call__(self, request: Any) -> dict[str, Any]:
-        return {"pid": os.getpid(), "result": await self.results(await request.json())}
+        return {"pid": os.getpid(), "result": await self.results(await request.json()), "mapped": mapped_models()}
 
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.002)
     async def results(self, inputs: list[list[list[float]]]) -> list[str]:
@@ -71,6 +79,9 @@ class Multiplexed:
         while (self.folder / model_id).exists():
             time.sleep(0.01)
         return get_wrapper(model_id, self.namespace).load()
+
+    async def mapped_models(self) -> int:
+        return mapped_models()
 
     async def __call__(self, x: torch.Tensor) -> tuple[int, bytes, int]:
         """The process, the result, and how often it has loaded the model."""
