@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Generic, NamedTuple, TypeVar
 
 import ray
+from ray.exceptions import RayActorError
 
 from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.transport import keeper
@@ -43,7 +44,7 @@ class Current(Generic[P]):
         Args:
             epoch: see `epoch`; determined before this call.
             find: what is to be loaded, and what tells it apart from all else. Where it raises that there is no such
-                model, what is loaded stays.
+                model, or that the keeper is lost, what is loaded stays.
             load: loads it.
         """
         loaded = self._loaded
@@ -63,7 +64,7 @@ class Current(Generic[P]):
             return loaded
         try:
             key, source = find()
-        except (ValueError, ModelLostError):
+        except (ValueError, ModelLostError, RayActorError):
             if loaded is None:
                 raise
             return loaded._replace(epoch=epoch)
