@@ -45,13 +45,15 @@ class Models:
 # --8<-- [end:deployment]
 
 
+# --8<-- [start:ask]
 def ask(models: DeploymentHandle, customer: int) -> tuple[str, float]:
-    # --8<-- [start:ask]
     # Over HTTP the header is serve_multiplexed_model_id.
     response = models.options(multiplexed_model_id=f"customer-{customer}").remote("Which spices go into a curry?")
-    # --8<-- [end:ask]
     topic, milliseconds = response.result()
     return topic, milliseconds
+
+
+# --8<-- [end:ask]
 
 
 def main() -> None:

@@ -40,10 +40,12 @@ def deploy() -> None:
         time.sleep(0.1)
 
 
+# --8<-- [start:publish]
 def publish(labels: list[str]) -> None:
-    # --8<-- [start:publish]
     ActorWrapper(TopicClassifier(labels), name="topics", lifetime="detached", replace=True)
-    # --8<-- [end:publish]
+
+
+# --8<-- [end:publish]
 
 
 def ask(text: str) -> dict[str, str]:
