@@ -159,8 +159,7 @@ def main() -> None:
             print(f"{title:48}{len(used):>8}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
     print("\nTimes are for one model, measured in the replica; all at once: of the time for all of them.")
     print(f"private: memory of the replica alone for one model, of which {nbytes / _MB:.0f} MB are weights.")
-    serve.shutdown()
-    ray.shutdown()
+    ray.shutdown()  # and with it Serve, which runs in this cluster
 
 
 if __name__ == "__main__":

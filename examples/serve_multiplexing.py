@@ -18,7 +18,7 @@ import ray
 import transformers
 from ray import serve
 from ray.serve.handle import DeploymentHandle
-from serve_topics import TopicClassifier
+from serve_topics import TopicClassifier, tokenizer
 
 import ray_zerocopy.serve
 from ray_zerocopy import ActorWrapper, get_wrapper, list_models
@@ -30,9 +30,14 @@ EXAMPLES = Path(__file__).parent
 # --8<-- [start:deployment]
 @serve.deployment(ray_actor_options={"num_cpus": 0})
 class Models:
+    def __init__(self) -> None:
+        self.tokenizer = tokenizer()
+
     @ray_zerocopy.serve.multiplexed(max_num_models_per_replica=10)
     def classifier(self, model_id: str) -> TopicClassifier:
-        return get_wrapper(model_id, "serve").load()
+        classifier = get_wrapper(model_id, "serve").load()
+        classifier.tokenizer = self.tokenizer  # one for all: it takes longer to load than the weights
+        return classifier
 
     async def __call__(self, text: str) -> tuple[str, float]:
         """The topic, and how many milliseconds it took to get the model."""
@@ -71,12 +76,11 @@ def main() -> None:
         include_dashboard=False,
         logging_level="ERROR",
     )
-    pipeline = TopicClassifier(["sports"])
     for customer in range(CUSTOMERS):
-        pipeline.labels = ["sports", f"food of customer {customer}"]
-        pipeline.directions = pipeline.embed(pipeline.labels)
-        ActorWrapper(pipeline, name=f"customer-{customer}")
-    weights = sum(parameter.nbytes for parameter in pipeline.model.parameters())
+        classifier = TopicClassifier(["sports", f"food of customer {customer}"])
+        classifier.tokenizer = None
+        ActorWrapper(classifier, name=f"customer-{customer}")
+    weights = sum(parameter.nbytes for parameter in classifier.model.parameters())
     used = ray.cluster_resources()["object_store_memory"] - ray.available_resources()["object_store_memory"]
     print(f"{len(list_models())} models of {weights / 1e6:.0f} MB; in use in the object store: {used / 1e6:.0f} MB")
 
@@ -90,8 +94,7 @@ def main() -> None:
     evicting = [ask(models, customer)[0] for customer in range(CUSTOMERS)]
     right = sum(topic == f"food of customer {customer}" for customer, topic in enumerate(evicting))
     print(f"all customers, with room for 10: {right} of {CUSTOMERS} answers are their customer's own")
-    serve.shutdown()
-    ray.shutdown()
+    ray.shutdown()  # and with it Serve, which runs in this cluster
 
 
 if __name__ == "__main__":

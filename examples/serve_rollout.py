@@ -115,8 +115,7 @@ def main() -> None:
     print(f"after the rollout: {Counter(ask(QUESTION)['topic'] for _ in range(20))}")
     for model in list_models():
         print(f"kept in the object store: {model.name!r}, {model.nbytes / 1e6:.0f} MB")
-    serve.shutdown()
-    ray.shutdown()
+    ray.shutdown()  # and with it Serve, which runs in this cluster
 
 
 if __name__ == "__main__":

@@ -22,11 +22,15 @@ from ray.serve import Application
 from ray_zerocopy import get_wrapper
 
 
+def tokenizer() -> transformers.PreTrainedTokenizerBase:
+    return transformers.AutoTokenizer.from_pretrained(get_model_path())
+
+
 class TopicClassifier:
     """The pipeline: MiniLM, its tokenizer, and a topic for each of some labels."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
+        self.tokenizer: transformers.PreTrainedTokenizerBase | None = tokenizer()
         self.model = transformers.AutoModel.from_pretrained(get_model_path()).eval()
         self.labels = list(labels)
         self.directions = self.embed(self.labels)
