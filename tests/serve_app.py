@@ -1,16 +1,21 @@
-"""A Serve application of a wrapper with a name."""
+"""Serve applications of models that have names."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
+from memory import bits
 from pipelines import Classifier
 from ray import serve
 from ray.serve import Application
 
-from ray_zerocopy import ActorWrapper
+import ray_zerocopy.serve
+from ray_zerocopy import ActorWrapper, get_wrapper
 
 
 @serve.deployment(num_replicas=2, ray_actor_options={"num_cpus": 0})
@@ -31,3 +36,68 @@ def classifier(seed: int = 0, width: int = 16) -> Classifier:
 def build(arguments: dict[str, str]) -> Application:
     """What `serve deploy` calls, in a worker that it ends afterwards."""
     return Server.bind(ActorWrapper(classifier(), name=arguments["model"], lifetime="detached", replace=True))
+
+
+def mapped_models(least: int = 16 << 20) -> int:
+    """How many copy-on-write mappings of so many bytes this process has: one for each large model."""
+    with open("/proc/self/maps") as maps:
+        lines = [line.split() for line in maps]
+    spans = [line[0].split("-") for line in lines if line[1] == "rw-p" and line[4] != "0"]
+    return sum(int(end, 16) - int(begin, 16) >= least for begin, end in spans)
+
+
+@serve.deployment(num_replicas=2, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
+class Rolling:
+    """Answers in batches, with the exact bits of what the present model of a name gives."""
+
+    def __init__(self, wrapper: ActorWrapper[Classifier]) -> None:
+        self.wrapper = wrapper
+        wrapper.current()
+
+    async def __call__(self, request: Any) -> dict[str, Any]:
+        return {"pid": os.getpid(), "result": await self.results(await request.json()), "mapped": mapped_models()}
+
+    @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.002)
+    async def results(self, inputs: list[list[list[float]]]) -> list[str]:
+        model = self.wrapper.current()
+        with torch.no_grad():
+            return [bits(model(torch.tensor(x))).hex() for x in inputs]
+
+
+@serve.deployment(num_replicas=2, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
+class Multiplexed:
+    """Models by their names. One does not load for as long as there is a file of its name in a folder."""
+
+    def __init__(self, folder: str, namespace: str) -> None:
+        self.folder = Path(folder)
+        self.namespace = namespace
+        self.loads: Counter[str] = Counter()
+
+    @ray_zerocopy.serve.multiplexed(max_num_models_per_replica=2)
+    def model(self, model_id: str) -> Classifier:
+        self.loads[model_id] += 1
+        while (self.folder / model_id).exists():
+            time.sleep(0.01)
+        return get_wrapper(model_id, self.namespace).load()
+
+    async def mapped_models(self) -> int:
+        return mapped_models()
+
+    async def __call__(self, x: torch.Tensor) -> tuple[int, bytes, int]:
+        """The process, the result, and how often it has loaded the model."""
+        model_id = serve.get_multiplexed_model_id()
+        model = await self.model(model_id)
+        with torch.no_grad():
+            return os.getpid(), bits(model(x)), self.loads[model_id]
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Lengths:
+    """What it loads are lengths of ids, by a coroutine function."""
+
+    @ray_zerocopy.serve.multiplexed
+    async def length(self, model_id: str) -> int:
+        return len(model_id)
+
+    async def __call__(self) -> int:
+        return await self.length(serve.get_multiplexed_model_id())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
 from ray_zerocopy.errors import ModelLostError
@@ -17,7 +17,8 @@ from ray_zerocopy.tasks.pipelines import RemotePipeline
 from ray_zerocopy.tasks.results import Results
 from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, public_class, supporting
 from ray_zerocopy.tasks.stand_ins import Assembled, assembled, freeze_parts, put_together
-from ray_zerocopy.transport import keeper, named, store
+from ray_zerocopy.transport import current, keeper, named, store
+from ray_zerocopy.transport.current import Current
 from ray_zerocopy.transport.keeper import Lifetime, ModelName
 from ray_zerocopy.transport.pipelines import (
     PipelineSkeleton,
@@ -503,7 +504,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
             origin = f" from file {source.settings.file.path!r}, shared through {where}"
         return f"<{type(self).__name__}{origin}: its load(), called in an actor, gives the pipeline>"
 
-    def _current(self) -> _Source:
+    def _present(self) -> _Source:
         """Where to load from now."""
         source = self._source
         if source is None:
@@ -520,7 +521,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
 
         Of a model that has a name they are those of the present one, and stay so.
         """
-        image, settings = self._current()
+        image, settings = self._present()
         skeleton, refs = published_pipeline(image, settings.models, settings.description, settings.shared_file)
         return {
             "pipeline_skeleton": skeleton,
@@ -540,10 +541,40 @@ class ActorWrapper(PublishedModels, Generic[P]):
             RuntimeError: this process lacks the device; the message says which it has. Or the wrapper was freed.
             ModelLostError: the process that wrapped the pipeline has ended, or the node that has the weights is gone.
         """
-        image, settings = self._current()
+        return self._loaded_from(self._present(), device)
+
+    def _loaded_from(self, source: _Source, device: Device | None = None) -> P:
+        image, settings = source
         skeleton = PipelineSkeleton(image, frozenset(), settings.description, settings.shared_file)
         loaded: P = load_pipeline_in_actor(skeleton, {}, settings.device if device is None else device)
         return loaded
+
+    def current(self) -> P:
+        """The pipeline that this wrapper keeps: loaded at the first call, and again when its name got another model.
+
+        Of a model that has a name, `replace=True` in any program makes the next call here load the new weights, within
+        milliseconds of the replacement; all other calls return what is loaded, in microseconds, and ask nobody. What a
+        call returned stays whole and valid: hold it in a variable for as long as one answer takes, so that the answer
+        is of the old or of the new weights, never of both. When the name is freed, calls go on with what is loaded.
+
+        The callers in this process share the pipeline, unlike what `load` gives: what one of them writes to it, the
+        others see, until it is loaded again. Several threads may call; while one loads the new model, the others get
+        the old one. Each copy of the wrapper keeps a pipeline of its own, for as long as the copy lives.
+
+        Raises:
+            ValueError, RuntimeError, ModelLostError: as `load`.
+        """
+        kept: Current[P] = vars(self).setdefault("_kept", Current())  # one, whichever thread comes first
+        epoch = current.epoch() if isinstance(self._source, ModelName) else 0
+        return kept.get(epoch, self._keyed, self._loaded_from)
+
+    def _keyed(self) -> tuple[Hashable, _Source]:
+        """Where to load from now, and what tells it apart from where one loads at other times."""
+        source = self._present()
+        return store.ModelInImage(source.image, 0).key, source
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def free(self) -> None:
         """Give the model up, and its name, if it has one; the object store lets go of it when nobody uses it any more.
@@ -552,6 +583,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
         loaded, and may load from wrappers without a name that they were given. A wrapper is a context manager as well:
         `with ActorWrapper(pipeline) as wrapper:` frees it at the end.
         """
+        vars(self).pop("_kept", None)
         source, self._source = self._source, None
         if isinstance(source, ModelName):
             _free_name(source)
@@ -618,10 +650,10 @@ def get_wrapper(name: str, namespace: str | None = None) -> Any:
         ModelLostError: the same, after the actor that keeps models was lost with its node.
     """
     full = ModelName.here(name, namespace)
-    found = named.find(full)
-    if issubclass(found.wrapper_class, TaskWrapper):
-        return _task_wrapper_holding(found.wrapper_class, _found_pipeline(found), full)
-    wrapper = object.__new__(found.wrapper_class)
+    wrapper_class = named.class_of(full)
+    if issubclass(wrapper_class, TaskWrapper):
+        return _named_task_wrapper(full)
+    wrapper = object.__new__(wrapper_class)
     vars(wrapper)["_source"] = full
     return wrapper
 

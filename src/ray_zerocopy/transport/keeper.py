@@ -10,11 +10,15 @@ only of the models that came from files.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
 import pickle
+import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pickle import PickleBuffer
 from typing import Any, Literal, NamedTuple
@@ -34,6 +38,17 @@ Lifetime = Literal["detached"]
 
 _NAMESPACE = "ray_zerocopy"
 _NAME = "keeper"
+_MOST_CALLS_AT_ONCE = 100_000
+"""One for each process that waits for changes, and one for each whose models end with it."""
+_WAIT_SECONDS = 600
+"""After which a wait for changes is answered in any case: nobody tells of a process that ended while it waited."""
+
+
+class State(NamedTuple):
+    """What a keeper had at some time. Another one, started in its place, never has an equal one."""
+
+    keeper: str
+    changes: int
 
 
 class ModelName(NamedTuple):
@@ -45,7 +60,7 @@ class ModelName(NamedTuple):
     @classmethod
     def here(cls, name: str, namespace: str | None = None) -> ModelName:
         """The name in a namespace; None: in this process's. Ray is started if it is not running."""
-        _connect()
+        connect()
         return cls(name, ray.get_runtime_context().namespace if namespace is None else namespace)
 
     def __str__(self) -> str:
@@ -129,7 +144,7 @@ class Publication(NamedTuple):
 class _Answer(NamedTuple):
     version: Version | None
     names: tuple[ModelName, ...]
-    """All that there are."""
+    """All that there are, where there is no such version."""
     is_restarted: bool
     """Whether the keeper has lost what it had."""
 
@@ -156,6 +171,9 @@ class Keeper:
         self._models: dict[ModelName, _Model] = {}
         self._places: dict[SegmentKey, _Place] = {}
         self._watches: dict[ray.ObjectRef[Any], asyncio.Task[None]] = {}
+        self._pending: dict[str, asyncio.Event] = {}
+        self._state = State(uuid.uuid4().hex, 0)
+        self._next_change = asyncio.Event()
         if self._is_restarted:
             self._restore()
 
@@ -220,12 +238,14 @@ class Keeper:
             self._models[asked.name] = model
         finally:
             self._release_unused()
+        self._note_change()
         if asked.source is not None and model.lease is None:  # a name of a process goes with that
             register.put(_key(asked.name), asked._replace(offers=()))
         else:
             register.forget(_key(asked.name))
         if model.lease is not None and model.lease not in self._watches:
             self._watches[model.lease] = asyncio.ensure_future(self._watch(model.lease))
+        await self._repack()
         return ()
 
     def _keep(self, offer: Offer, body: Any, arrived: Mapping[SegmentKey, Any]) -> Kept:
@@ -244,13 +264,61 @@ class Keeper:
 
     def _release_unused(self) -> None:
         """Let go of the bundles that no model needs any segment of."""
-        keys = {key for model in self._models.values() for key in model.keys}
-        bundles = {self._places[key].bundle for key in keys}
+        bundles = {self._places[key].bundle for key in self._needed()}
         self._places = {key: place for key, place in self._places.items() if place.bundle in bundles}
 
+    async def _repack(self) -> None:
+        """Move what is needed out of bundles that for the most part are not, and would stay for its sake."""
+        total, needed = Counter[ray.ObjectRef[Any]](), Counter[ray.ObjectRef[Any]]()
+        for place in self._places.values():
+            total[place.bundle] += place.nbytes
+        for key in self._needed():
+            needed[self._places[key].bundle] += self._places[key].nbytes
+        for bundle in total:
+            if 2 * needed[bundle] < total[bundle]:
+                try:
+                    self._move_needed(bundle, await bundle)
+                except RayError as error:  # lost, or there is no room: it stays as it is
+                    _log.warning("Weights that are not needed stay in the object store for now: %s", error)
+
+    def _needed(self) -> dict[SegmentKey, None]:
+        return dict.fromkeys(key for model in self._models.values() for key in model.keys)
+
+    def _move_needed(self, bundle: ray.ObjectRef[Any], segments: Sequence[Any]) -> None:
+        keys = [key for key in self._needed() if self._places[key].bundle == bundle]
+        if not keys:  # they were freed meanwhile
+            return
+        target = ray.put([PickleBuffer(segments[self._places[key].number]) for key in keys])
+        moved = {}
+        for number, key in enumerate(keys):
+            place = self._places[key]
+            moved[place.bundle, place.number] = self._places[key] = place._replace(bundle=target, number=number)
+        for name, model in self._models.items():
+            images = tuple(_moved(image, moved) for image in model.version.images)
+            self._models[name] = model._replace(version=model.version._replace(images=images))
+        self._release_unused()
+
+    def _note_change(self) -> None:
+        self._state = self._state._replace(changes=self._state.changes + 1)
+        self._next_change.set()
+        self._next_change = asyncio.Event()
+
+    async def changed(self, seen: State | None) -> State:
+        """Wait until names do not all stand for what they did in the state `seen`, or until some minutes have passed.
+
+        Returns:
+            The state now.
+        """
+        if seen == self._state:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._next_change.wait(), _WAIT_SECONDS)
+        return self._state
+
     async def pending(self) -> None:
-        """Never returns: its result, which its caller owns, is lost when the process of the caller ends."""
-        await asyncio.Event().wait()
+        """Does not return: its result, which its caller owns, is lost when the process of the caller ends."""
+        task = str(ray.get_runtime_context().get_task_id())
+        self._pending[task] = asyncio.Event()
+        await self._pending[task].wait()
 
     async def _watch(self, lease: Any) -> None:
         try:
@@ -259,19 +327,26 @@ class Keeper:
             for name in [name for name, model in self._models.items() if model.lease == lease]:
                 del self._models[name]
             self._release_unused()
+            self._note_change()
+            self._pending.pop(lease.task_id().hex()).set()  # which ends the call that nobody waits for
+            await self._repack()
         del self._watches[lease]
 
-    async def find(self, name: ModelName) -> _Answer:
-        """What a name stands for."""
+    async def find(self, name: ModelName, with_images: bool = True) -> _Answer:
+        """What a name stands for; without the images, whose references take their time."""
         model = self._models.get(name)
-        return _Answer(None if model is None else model.version, tuple(self._models), self._is_restarted)
+        if model is None:
+            return _Answer(None, tuple(self._models), self._is_restarted)
+        return _Answer(model.version if with_images else model.version._replace(images=()), (), self._is_restarted)
 
     async def free(self, name: ModelName) -> _Answer:
         """Forget a name. What it stood for stays as long as anybody uses it."""
-        answer = await self.find(name)
+        answer = await self.find(name, with_images=False)
         self._models.pop(name, None)
         register.forget(_key(name))
         self._release_unused()
+        self._note_change()
+        await self._repack()
         return answer
 
     async def models(self) -> list[KeptModel]:
@@ -289,6 +364,14 @@ def _key(name: ModelName) -> str:
     return json.dumps(name)
 
 
+def _moved(image: Kept, moved: Mapping[tuple[ray.ObjectRef[Any], int], _Place]) -> Kept:
+    """An image of which some segments lie elsewhere now."""
+    old = [(image.bundles[bundle], number) for bundle, number in image.places]
+    new = [(moved[place].bundle, moved[place].number) if place in moved else place for place in old]
+    bundles = {bundle: number for number, bundle in enumerate(dict.fromkeys(bundle for bundle, _ in new))}
+    return image._replace(bundles=tuple(bundles), places=tuple((bundles[bundle], number) for bundle, number in new))
+
+
 def segment_keys(digests: Iterable[str]) -> list[SegmentKey]:
     """The keys of an image's segments, given their digests in their order."""
     seen: dict[str, int] = {}
@@ -302,7 +385,7 @@ def segment_keys(digests: Iterable[str]) -> list[SegmentKey]:
 def is_taken(name: ModelName) -> bool:
     """Whether there is a model of this name."""
     keeper = _existing()
-    return keeper is not None and ray.get(keeper.find.remote(name)).version is not None
+    return keeper is not None and ray.get(keeper.find.remote(name, with_images=False)).version is not None
 
 
 def publish(asked: Publication, bodies: Sequence[PickleBuffer], segments: Mapping[SegmentKey, PickleBuffer]) -> None:
@@ -340,15 +423,19 @@ def taken(name: ModelName) -> ValueError:
     )
 
 
-def find(name: ModelName) -> Version:
+def find(name: ModelName, with_images: bool = True) -> Version:
     """The present version of a model.
+
+    Args:
+        name: the model's.
+        with_images: False: its head alone is needed, which comes faster.
 
     Raises:
         ValueError: there is none of that name; the message lists those that there are.
         ModelLostError: the same, after the keeper was restarted and lost all that it had.
     """
     keeper = _existing()
-    answer = _Answer(None, (), False) if keeper is None else ray.get(keeper.find.remote(name))
+    answer = _Answer(None, (), False) if keeper is None else ray.get(keeper.find.remote(name, with_images))
     if answer.version is None:
         raise _unknown(name, answer)
     return answer.version
@@ -368,7 +455,7 @@ def free(name: ModelName) -> None:
 
 def list_models() -> list[KeptModel]:
     """The models of the cluster that have names, of all namespaces, by namespace and name."""
-    _connect()
+    connect()
     keeper = _existing()
     return [] if keeper is None else ray.get(keeper.models.remote())
 
@@ -381,10 +468,22 @@ def _unknown(name: ModelName, answer: _Answer) -> ValueError | ModelLostError:
             f"ActorWrapper(pipeline, name={name.name!r}, lifetime='detached'), or as it was wrapped before."
         )
     names = ", ".join(map(str, sorted(answer.names))) or "none at all"
-    return ValueError(f"There is no model {name}. There are: {names}.")
+    elsewhere = [other.namespace for other in answer.names if other.name == name.name]
+    advice = f" For one of another namespace: get_wrapper({name.name!r}, {elsewhere[0]!r})." if elsewhere else ""
+    return ValueError(f"There is no model {name}. There are: {names}.{advice}")
 
 
-def _connect() -> None:
+def wait_for_change(seen: State | None) -> Future[State] | None:
+    """When names do not all stand for what they did in the state `seen`: the state then.
+
+    It is answered after some minutes in any case, and fails when the keeper is lost for good. None: there is no keeper.
+    """
+    keeper = _existing()
+    return None if keeper is None else keeper.changed.remote(seen).future()
+
+
+def connect() -> None:
+    """Start Ray if it is not running."""
     if not ray.is_initialized():
         ray.init()
 
@@ -408,6 +507,7 @@ def _started() -> Any:
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
+            max_concurrency=_MOST_CALLS_AT_ONCE,
             # Preferred, so that the first model need not move to another node: Ray may take any other.
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
         )

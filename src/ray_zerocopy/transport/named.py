@@ -85,6 +85,16 @@ def publish(
     store.publish_by_name(naming.name, kind, naming.lifetime, naming.replace, head, list(images), source)
 
 
+def class_of(name: ModelName) -> type[Any]:
+    """The class that a model was wrapped with; this takes less time than `find`.
+
+    Raises:
+        ValueError, ModelLostError: as `find`.
+    """
+    wrapper_class: type[Any] = cloudpickle.loads(keeper.find(name, with_images=False).head)[0]
+    return wrapper_class
+
+
 def find(name: ModelName) -> Found:
     """What a name stands for at present.
 
