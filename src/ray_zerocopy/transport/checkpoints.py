@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from torch.utils.dlpack import from_dlpack
 from ray_zerocopy import _engine
 from ray_zerocopy.image.names import DTYPES, RESERVED
 from ray_zerocopy.image.tensors import DLPACK_TYPES, contiguous_stride, tensor_in
+from ray_zerocopy.monitoring import loads, metrics
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -64,9 +66,10 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"Expected a torch.nn.Module to give the checkpoint's weights to, got {module!r}.")
+    began = time.perf_counter()
     tensors: dict[str, torch.Tensor] = {}
     for file, wanted in _files(files):
-        for name, tensor in _tensors(file, wanted):
+        for name, tensor in _tensors(file, wanted, type(module).__name__):
             if name in tensors:
                 raise ValueError(f"The checkpoint has two tensors {name!r}, the second in {str(file)!r}.")
             tensors[name] = tensor
@@ -78,6 +81,7 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
         module.load_state_dict(state, assign=True)
     except RuntimeError as error:  # in which torch lists all names and shapes that do not fit
         raise ValueError(f"The checkpoint is not that of this module: {error}") from error
+    metrics.note_seconds("checkpoint", time.perf_counter() - began)
     return module
 
 
@@ -136,17 +140,19 @@ def _listed(names: list[str]) -> str:
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
-def _tensors(path: Path, wanted: frozenset[str] | None) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(path: Path, wanted: frozenset[str] | None, model: str) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a file, in a private, copy-on-write window on it.
 
     Args:
         path: of the file.
         wanted: the names of the tensors; None: all.
+        model: what they are loaded for.
     """
     checkpoint = _engine.Checkpoint.open(str(path))
     view = _engine.View([checkpoint.data().data])
     with contextlib.suppress(OSError):  # no thread to be had: then the first use takes its page faults itself
         view.prefault()
+    loads.note(view, loads.Load(model, "checkpoint", str(path.absolute())))
     found = set()
     for name, dtype_name, shape, offset, nbytes in checkpoint.tensors:
         if name.startswith(RESERVED):  # an image's own: see docs/image_format.md

@@ -31,6 +31,8 @@ class PipelineSkeleton(NamedTuple):
     """What errors call it."""
     file: FileSource | None = None
     """Where it is loaded from on a node that has this file."""
+    name: str | None = None
+    """What it was found by."""
 
 
 class FrozenPipeline(NamedTuple):
@@ -146,8 +148,8 @@ def load_pipeline_in_actor(
             f"Expected model_refs named {sorted(pipeline_skeleton.model_names)}, as they were prepared with this "
             f"pipeline_skeleton, got {sorted(model_refs)}."
         )
-    image, _, description, file = pipeline_skeleton
-    return store.load(store.ModelInImage(image, 0, description, file), present(device)).root
+    image, _, description, file, name = pipeline_skeleton
+    return store.load(store.ModelInImage(image, 0, description, file, name), present(device)).root
 
 
 def _attribute(pipeline: Any, name: str) -> Any:

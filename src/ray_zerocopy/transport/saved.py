@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from ray_zerocopy import _engine
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.devices import Device, present
 from ray_zerocopy.image.reading import read
+from ray_zerocopy.monitoring import loads, metrics
 
 _CLASS = "ray_zerocopy.pipeline"
 _MODELS = "ray_zerocopy.models"
@@ -94,12 +96,15 @@ class Saved(NamedTuple):
         Raises:
             Exception: as when any pickle is loaded; a note says what wrote the file.
         """
+        began = time.perf_counter()
         try:
             thawed = thaw_in_view(self.image, device, skeleton=skeleton)
         except Exception as error:
             error.add_note(f"While the file {self.path!r} was loaded, which was written by {self.producer}.")
             raise
         thawed.prefault()
+        loads.note(thawed.view, loads.Load(f"pipeline ({self.class_name})", "file", self.path))
+        metrics.note_seconds("file", time.perf_counter() - began)
         return thawed
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import threading
+import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
@@ -28,6 +29,7 @@ from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.image import Segment
 from ray_zerocopy.image.reading import image_of
 from ray_zerocopy.image.references import is_ray_reference
+from ray_zerocopy.monitoring import loads, metrics
 from ray_zerocopy.transport import keeper, store_connection
 from ray_zerocopy.transport.file_parts import FileParts
 from ray_zerocopy.transport.keeper import Kept, Offer, Publication
@@ -52,6 +54,8 @@ class ModelInImage(NamedTuple):
     """What errors call it."""
     file: FileSource | None = None
     """Where it is loaded from on a node that has this file."""
+    name: str | None = None
+    """What it was found by, for whoever looks at what a process has loaded."""
 
     @property
     def key(self) -> Hashable:
@@ -199,7 +203,7 @@ def fetch(source: Any) -> tuple[Image, int]:
     if isinstance(value, ray.ObjectRef):
         value = get(value, description)
     if isinstance(value, ModelInImage):
-        value, skeleton, description, _ = value
+        value, skeleton, description, *_ = value
     if isinstance(value, Kept):
         (pickled,), *bundles = get([value.body, *value.bundles], description)
         segments = [bundles[bundle][index] for bundle, index in value.places]
@@ -243,6 +247,7 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         MemoryError: the weights could not be shared, and there is no room for a private copy.
         TypeError: as `fetch`.
     """
+    began = time.perf_counter()
     if isinstance(source, ModelInImage) and source.file is not None:
         saved = source.file.opened()
         if saved is not None:
@@ -259,6 +264,9 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
         thawed = thaw_in_view(owned, device, skeleton=skeleton)
     thawed.prefault()
+    load = _load_of(source)
+    loads.note(thawed.view, load)
+    metrics.note_seconds(load.source, time.perf_counter() - began)
     if thawed.view is not None:
         mapped = image.skeleton(skeleton).mapped_segments(torch.device("cpu" if device is None else device))
         segments = [image.segments[number] for number in mapped]
@@ -269,6 +277,16 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         if thawed.view.copied_bytes - private > _SMALL:
             _say_unshared(thawed.view.private_copy_reason)
     return thawed
+
+
+def _load_of(source: Any) -> loads.Load:
+    """What a load is called."""
+    if isinstance(source, Image):
+        return loads.Load("what is beside a pipeline's models", "store")
+    if not isinstance(source, ModelInImage):
+        return loads.Load("model", "store")
+    kind: loads.Source = "keeper" if isinstance(source.image, Kept) else "store"
+    return loads.Load(source.description.removeprefix("a "), kind, source.name)
 
 
 def _stays_pinned(view: _engine.View | None) -> bool:
