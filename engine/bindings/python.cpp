@@ -369,8 +369,7 @@ NB_MODULE(_engine, module) {
           "Raises:\n"
           "    OSError: the kernel does not tell.")
       .def(
-          "stats", [](const PythonView& self) { return self.view().stats(); },
-          nb::call_guard<nb::gil_scoped_release>(),
+          "stats", [](const PythonView& self) { return self.view().stats(); }, nb::call_guard<nb::gil_scoped_release>(),
           "What the View maps and what of it is this process's own, now.\n\n"
           "Raises:\n"
           "    OSError: the kernel does not tell.")
@@ -402,9 +401,8 @@ NB_MODULE(_engine, module) {
           "    OSError: the kernel refused.");
 
   module.def(
-      "page_use",
-      [](int process, const std::vector<AddressRange>& ranges) { return page_use(process, ranges); }, "process"_a,
-      "ranges"_a, nb::call_guard<nb::gil_scoped_release>(),
+      "page_use", [](int process, const std::vector<AddressRange>& ranges) { return page_use(process, ranges); },
+      "process"_a, "ranges"_a, nb::call_guard<nb::gil_scoped_release>(),
       "What a process has of the pages at some addresses.\n\n"
       "Args:\n"
       "    process: its number.\n"

@@ -1,4 +1,4 @@
-"""`python -m ray_zerocopy`: image files, and the models of a running cluster: those that have names, and those loaded."""
+"""`python -m ray_zerocopy`: image files, and the models of a running cluster, with names or loaded."""
 
 from __future__ import annotations
 

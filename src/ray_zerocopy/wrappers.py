@@ -11,9 +11,9 @@ from typing import Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.image import Image
 from ray_zerocopy.image.devices import Device, checked
-from ray_zerocopy.image.models import PublishedModels, check_holds_script
+from ray_zerocopy.image.models import Held, PublishedModels, check_holds_script
 from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, public_class, supporting
-from ray_zerocopy.tasks.stand_ins import freeze_parts, put_together, with_stand_ins
+from ray_zerocopy.tasks.stand_ins import freeze_parts, held_by, put_together, with_stand_ins
 from ray_zerocopy.transport import keeper, named, store
 from ray_zerocopy.transport.keeper import Lifetime, ModelName
 from ray_zerocopy.transport.pipelines import (
@@ -44,6 +44,22 @@ class _GivesWay:
         has_own = name in getattr(pipeline, "__dict__", ()) or hasattr(type(pipeline), name)
         own: Callable[..., Any] = getattr(pipeline, name) if has_own else self._method.__get__(wrapper)
         return own
+
+
+class _ValueGivesWay:
+    """A property that gives way to an attribute of the pipeline."""
+
+    def __init__(self, value: Callable[[Any], Any]) -> None:
+        self._value = value
+        self.__doc__ = value.__doc__
+
+    def __get__(self, wrapper: Any, owner: type) -> Any:
+        if wrapper is None:
+            return self
+        name = self._value.__name__
+        pipeline = vars(wrapper).get("_ray_zerocopy_pipeline")
+        has_own = name in getattr(pipeline, "__dict__", ()) or hasattr(type(pipeline), name)
+        return getattr(pipeline, name) if has_own else self._value(wrapper)
 
 
 class _OfTheClass(classmethod):  # type: ignore[type-arg]
@@ -148,6 +164,15 @@ class TaskWrapper(PublishedModels, Generic[P]):
             if self._ray_zerocopy_name is not None:
                 _free_name(self._ray_zerocopy_name)
 
+    @_ValueGivesWay
+    def nbytes(self) -> int:
+        """Bytes of the pipeline's weights. A pipeline's own `nbytes` goes before this one.
+
+        Raises:
+            RuntimeError: the wrapper was freed.
+        """
+        return held_by(self._ray_zerocopy_pipeline).nbytes
+
     def __enter__(self) -> TaskWrapper[P]:
         return self
 
@@ -188,8 +213,11 @@ class TaskWrapper(PublishedModels, Generic[P]):
         return sorted({*super().__dir__(), *dir(self._ray_zerocopy_pipeline)})
 
     def __repr__(self) -> str:
-        held = vars(self)
-        return f"{type(self).__name__}({held.get('_ray_zerocopy_pipeline', '<freed>')!r})"
+        kind, pipeline = public_class(self).__name__, vars(self).get("_ray_zerocopy_pipeline")
+        if pipeline is None:
+            return f"<{kind}, freed>"
+        origin = "" if self._ray_zerocopy_name is None else f" {self._ray_zerocopy_name}"
+        return f"<{kind}{origin} of {held_by(pipeline)}: its models run as Ray tasks>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         pipeline = self._ray_zerocopy_pipeline
@@ -293,6 +321,7 @@ class _Settings(NamedTuple):
 
     models: tuple[str, ...]
     description: str
+    held: Held
     device: Device | None
     use_fast_load: bool
     file: FileSource | None = None
@@ -351,8 +380,8 @@ class ActorWrapper(PublishedModels, Generic[P]):
     ) -> None:
         checked(device)
         naming = named.checked(name, lifetime, replace)
-        image, models, description = freeze_pipeline(pipeline, model_attr_names, join=naming is None)
-        self._publish(naming, image, _Settings(models, description, device, use_fast_load))
+        image, models, description, held = freeze_pipeline(pipeline, model_attr_names, join=naming is None)
+        self._publish(naming, image, _Settings(models, description, held, device, use_fast_load))
 
     @classmethod
     def from_file(
@@ -395,7 +424,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
         saved = opened(path)
         cls._check_saved(saved)
         file = FileSource(saved.path, saved.digest)
-        settings = _Settings(saved.models, description_of(saved.class_name), device, False, file, share)
+        settings = _Settings(saved.models, description_of(saved.class_name), saved.held, device, False, file, share)
         wrapper = object.__new__(cls)
         wrapper._publish(naming, saved.image, settings)
         return wrapper
@@ -407,6 +436,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
     def _publish(self, naming: named.Naming | None, image: Image, settings: _Settings) -> None:
         self._source: _Source | ModelName | None
         """Where to load from, or the name that says it; None: the wrapper was freed."""
+        self._held: Held = settings.held
         if naming is None:
             self._source = _Source(store.publish(image), settings)
         else:
@@ -422,13 +452,30 @@ class ActorWrapper(PublishedModels, Generic[P]):
         is_special = name.startswith("__") and name.endswith("__")
         raise AttributeError(message if is_special else f"{message}. {_LOAD}", name=name, obj=self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_source": self._source}  # small; what the name stands for may be another model by then
+
     def __repr__(self) -> str:
         source = vars(self).get("_source")  # which is missing after an error in __init__
+        if "_source" in vars(self) and source is None:
+            return f"<{type(self).__name__}, freed>"
+        held = source.settings.held if isinstance(source, _Source) else vars(self).get("_held")
         origin = f" {source}" if isinstance(source, ModelName) else ""
         if isinstance(source, _Source) and source.settings.file is not None:
             where = "the file where a node has it, else the store" if source.settings.share == "file" else "the store"
             origin = f" from file {source.settings.file.path!r}, shared through {where}"
-        return f"<{type(self).__name__}{origin}: its load(), called in an actor, gives the pipeline>"
+        what = "" if held is None else f" of {held}"
+        return f"<{type(self).__name__}{origin}{what}: its load(), called in an actor, gives the pipeline>"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pipeline's weights; of a model that has a name, those of the present one.
+
+        Raises:
+            RuntimeError: the wrapper was freed.
+            ValueError: there is no model of the wrapper's name any more.
+        """
+        return self._current().settings.held.nbytes
 
     def _current(self) -> _Source:
         """Where to load from now."""
@@ -439,6 +486,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
             return source
         found = named.find(source)
         _check_class(found, source, ActorWrapper)
+        self._held = found.settings.held
         return _Source(found.images[0], found.settings)
 
     @property
@@ -468,7 +516,8 @@ class ActorWrapper(PublishedModels, Generic[P]):
             ModelLostError: the process that wrapped the pipeline has ended, or the node that has the weights is gone.
         """
         image, settings = self._current()
-        skeleton = PipelineSkeleton(image, frozenset(), settings.description, settings.shared_file)
+        name = self._source.name if isinstance(self._source, ModelName) else None
+        skeleton = PipelineSkeleton(image, frozenset(), settings.description, settings.shared_file, name)
         loaded: P = load_pipeline_in_actor(skeleton, {}, settings.device if device is None else device)
         return loaded
 
@@ -549,5 +598,5 @@ def get_wrapper(name: str, namespace: str | None = None) -> Any:
     if issubclass(found.wrapper_class, TaskWrapper):
         return _task_wrapper_of(found.wrapper_class, _found_pipeline(found), full)
     wrapper = object.__new__(found.wrapper_class)
-    vars(wrapper)["_source"] = full
+    vars(wrapper).update(_source=full, _held=found.settings.held)
     return wrapper

@@ -149,7 +149,8 @@ def _read(path: str, process: int) -> Record:
     for line in lines:
         number, *fields = json.loads(line)
         if fields:
-            entries[number] = Entry(*fields[:-1], [(first, last) for first, last in fields[-1]])
+            entry = Entry._make(fields)
+            entries[number] = entry._replace(pages=[(first, last) for first, last in entry.pages])
         else:
             entries.pop(number, None)
     return Record(said["process"], said["node"], tuple(entries.values()))

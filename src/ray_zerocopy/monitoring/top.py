@@ -20,6 +20,10 @@ from ray_zerocopy.monitoring.processes import NodeMemory, ProcessModel
 _SECONDS = 30.0
 """How long a node has for its answer; a worker may have to start for it."""
 
+_HEAD = ("NODE", "PID", "PROCESS", "MODEL", "FROM", "SHARED", "PRIVATE", "DIVERGED", "WITHOUT")
+_TEXTS = 5
+"""How many columns have text; the others are MB."""
+
 _TITLE = 32
 """Characters of a process's title in the table."""
 
@@ -95,7 +99,7 @@ def as_object(nodes: Sequence[NodeMemory]) -> dict[str, Any]:
 
 def table(nodes: Sequence[NodeMemory]) -> str:
     """The same for people, in MB."""
-    rows = [("NODE", "PID", "PROCESS", "MODEL", "FROM", "MB", "SHARED", "PRIVATE", "DIVERGED", "WITHOUT")]
+    rows: list[tuple[str, ...]] = [_HEAD]
     notes: dict[str, None] = {}
     for node in nodes:
         for model in node.models:
@@ -107,7 +111,7 @@ def table(nodes: Sequence[NodeMemory]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [c.ljust(w) if n < 5 else c.rjust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [c.ljust(w) if n < _TEXTS else c.rjust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     lines.append("")
     lines += [_sum_of(node) for node in nodes if node.models]
@@ -117,7 +121,7 @@ def table(nodes: Sequence[NodeMemory]) -> str:
 def _cells(model: ProcessModel) -> tuple[str, ...]:
     title = model.title if len(model.title) <= _TITLE else f"{model.title[: _TITLE - 1]}…"
     several = f" ({model.loads} times)" if model.loads > 1 else ""
-    figures = (model.nbytes, model.shared_bytes, model.private_bytes, model.diverged_bytes, model.nbytes)
+    figures = (model.shared_bytes, model.private_bytes, model.diverged_bytes, model.nbytes)
     return (
         str(model.process),
         title,

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from torch import nn
 from torch.export import ExportedProgram
 
-from ray_zerocopy.image import Image, freeze_each
+from ray_zerocopy.image import Image, freeze, freeze_each
 from ray_zerocopy.image.models import (
+    Held,
     PublishedModels,
     check_has_methods,
     check_holds_model,
@@ -108,9 +109,11 @@ class Original(NamedTuple):
     redefined: frozenset[str]
     """Names of theirs that are something else in this model."""
     special_methods: SpecialMethods
+    segments: tuple[tuple[int, int], ...]
+    """Those of the image that the model's weights are in: their numbers, and their bytes."""
 
     @classmethod
-    def of(cls, model: Any, number: int, path: str, method_names: Sequence[str]) -> Original:
+    def of(cls, model: Any, number: int, path: str, method_names: Sequence[str], image: Image) -> Original:
         """What is to be known of a model, the skeleton `number` of its image; methods that it lacks are passed over."""
         kinds = tuple(kind for kind in type(model).__mro__ if kind in _MODULE_CLASSES)
         known = _mutators(kinds) | _MODES
@@ -122,6 +125,7 @@ class Original(NamedTuple):
             kinds,
             frozenset(n for n in known if n in vars(model) or not callable(getattr(type(model), n, None))),
             SpecialMethods.of(type(model)),
+            tuple((n, memoryview(image.segments[n]).nbytes) for n in image.skeleton(number).segments),
         )
 
     def is_mutator(self, name: str) -> bool:
@@ -245,8 +249,9 @@ def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = Fal
     check_holds_model(pipeline, parts.models)
     check_has_methods(parts.models, names)
     roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
-    originals = [Original.of(model, number, path, names) for number, (path, model) in enumerate(roots.items())]
-    return FrozenParts(freeze_each(roots, external=is_ray_reference, join=join), parts.filled(originals))
+    models = freeze_each(roots, external=is_ray_reference, join=join)
+    originals = [Original.of(model, number, path, names, models) for number, (path, model) in enumerate(roots.items())]
+    return FrozenParts(models, parts.filled(originals))
 
 
 def put_together(models: store.Published, rest: Image) -> Any:
@@ -274,6 +279,24 @@ def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
         rest, _ = store.fetch(store.publish(rest))
     rewritten: P = put_together(image, rest)
     return rewritten
+
+
+def held_by(pipeline: Any) -> Held:
+    """What a pipeline with stand-ins holds."""
+    if isinstance(pipeline, StandIn):
+        stand_ins, beside = [pipeline], 0
+    else:
+        rest = freeze(pipeline, external=lambda cls: issubclass(cls, StandIn) or is_ray_reference(cls))
+        stand_ins, beside = [part for part in rest.externals if isinstance(part, StandIn)], rest.nbytes
+    originals = [stand_in._ray_zerocopy_original for stand_in in stand_ins]
+    segments = {
+        (source_of(stand_in).key[0], number): nbytes
+        for stand_in, original in zip(stand_ins, originals, strict=True)
+        for number, nbytes in original.segments
+    }
+    models = [original.description.rsplit(": ", 1) for original in originals]
+    name = models[0][1] if isinstance(pipeline, StandIn) else type(pipeline).__name__
+    return Held(name, tuple((path, kind) for path, kind in models), beside + sum(segments.values()))
 
 
 def _stand_in(original: Original, image: store.Published) -> StandIn:

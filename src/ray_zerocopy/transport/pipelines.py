@@ -10,6 +10,7 @@ import ray
 from ray_zerocopy.image import Image, freeze_each
 from ray_zerocopy.image.devices import Device, present
 from ray_zerocopy.image.models import (
+    Held,
     check_holds_model,
     check_is_object,
     checked_names,
@@ -43,6 +44,7 @@ class FrozenPipeline(NamedTuple):
     models: tuple[str, ...]
     """Where each outermost model that is shared is within the pipeline: `pipeline.stages['a'][0]`."""
     description: str
+    held: Held
 
 
 def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None, *, join: bool = True) -> FrozenPipeline:
@@ -69,7 +71,9 @@ def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None, *, jo
     if not frozen.blocks:
         all_models = models if share is None else take_apart(pipeline).models
         check_holds_model(pipeline, all_models, alternative=", a tensor or a numpy array")
-    return FrozenPipeline(frozen, tuple(paths), description_of(type(pipeline).__name__))
+    name = type(pipeline).__name__
+    held = Held(name, tuple((path, type(m).__name__) for path, m in zip(paths, models, strict=True)), frozen.nbytes)
+    return FrozenPipeline(frozen, tuple(paths), description_of(name), held)
 
 
 def description_of(class_name: str) -> str:

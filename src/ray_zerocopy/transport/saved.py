@@ -13,6 +13,7 @@ import torch
 from ray_zerocopy import _engine
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.devices import Device, present
+from ray_zerocopy.image.models import Held
 from ray_zerocopy.image.reading import read
 from ray_zerocopy.monitoring import loads, metrics
 
@@ -89,6 +90,11 @@ class Saved(NamedTuple):
     """The pipeline's class."""
     producer: str
     """What wrote the file."""
+
+    @property
+    def held(self) -> Held:
+        """What it holds; the models' classes are not known before it is loaded."""
+        return Held(self.class_name, tuple((path, None) for path in self.models), self.image.nbytes)
 
     def load(self, skeleton: int, device: torch.device | str | None) -> Thawed:
         """One of the image's roots, prefaulted in the background.

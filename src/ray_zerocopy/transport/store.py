@@ -14,7 +14,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
@@ -58,7 +58,7 @@ class ModelInImage(NamedTuple):
     """What it was found by, for whoever looks at what a process has loaded."""
 
     @property
-    def key(self) -> Hashable:
+    def key(self) -> tuple[bytes, int]:
         """What tells it apart from all other models in the cluster."""
         ref = self.image.body if isinstance(self.image, Kept) else self.image
         return ref.binary(), self.skeleton
