@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from seen import BYTES, large
 
 from ray_zerocopy import ActorWrapper
-from ray_zerocopy.monitoring.top import cluster_memory
+from ray_zerocopy.monitoring.cluster import cluster_memory
 
 pytestmark = pytest.mark.faults
 
@@ -48,7 +48,7 @@ def test_each_process_is_shown_once_at_its_node_and_a_dead_node_not_at_all(nodes
         expected[node["NodeID"]] = set(ray.get([worker.pid.remote() for worker in workers[-2:]]))
     loaded = wrapper.load()  # the driver is a process of the cluster as well
     expected[ray.get_runtime_context().get_node_id()].add(os.getpid())
-    seen = cluster_memory()
+    seen = cluster_memory().nodes
     assert {node.node: {model.process for model in node.models} for node in seen} == expected
     for node in seen:
         assert node.one_copy_bytes == pytest.approx(BYTES, rel=0.01)
@@ -58,7 +58,7 @@ def test_each_process_is_shown_once_at_its_node_and_a_dead_node_not_at_all(nodes
     here = ray.get_runtime_context().get_node_id()
     (other,) = (node for node in nodes.list_all_nodes() if node.node_id != here)
     nodes.remove_node(other)
-    assert until(lambda: [node.node for node in cluster_memory()] == [here])
+    assert until(lambda: [node.node for node in cluster_memory().nodes] == [here])
 
 
 def test_on_a_terminal_the_view_is_refreshed_until_it_is_interrupted(nodes: Cluster) -> None:

@@ -103,6 +103,7 @@ def test_a_pipelines_own_nbytes_goes_before_that_of_the_wrapper() -> None:
     wrapper = TaskWrapper(Sized())
     assert wrapper.nbytes == "the pipeline's"
     plain = TaskWrapper(TwoModels())
-    assert plain.nbytes == sum(p.nbytes for m in (TwoModels().encoder, TwoModels().head) for p in m.parameters())
+    weights = sum(p.nbytes for m in (TwoModels().encoder, TwoModels().head) for p in m.parameters())
+    assert weights <= plain.nbytes < weights + 6 * 64  # each tensor is aligned
     plain.nbytes = 3
     assert plain.nbytes == 3

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from ray_zerocopy.image import inspection
+from ray_zerocopy import inspection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,8 @@ from typing import Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.image import Image
 from ray_zerocopy.image.devices import Device, checked
-from ray_zerocopy.image.models import Held, PublishedModels, check_holds_script
+from ray_zerocopy.image.held import Held
+from ray_zerocopy.image.models import PublishedModels, check_holds_script
 from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, public_class, supporting
 from ray_zerocopy.tasks.stand_ins import freeze_parts, held_by, put_together, with_stand_ins
 from ray_zerocopy.transport import keeper, named, store
@@ -453,7 +454,8 @@ class ActorWrapper(PublishedModels, Generic[P]):
         raise AttributeError(message if is_special else f"{message}. {_LOAD}", name=name, obj=self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_source": self._source}  # small; what the name stands for may be another model by then
+        # What the name stands for may be another model by then.
+        return {name: value for name, value in vars(self).items() if name != "_held"}
 
     def __repr__(self) -> str:
         source = vars(self).get("_source")  # which is missing after an error in __init__

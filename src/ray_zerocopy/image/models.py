@@ -23,27 +23,6 @@ class PublishedModels:
     __slots__ = ()
 
 
-class Held(NamedTuple):
-    """What a wrapper holds, for people."""
-
-    class_name: str
-    """The pipeline's."""
-    models: tuple[tuple[str, str | None], ...]
-    """Where each of its outermost models is within it (`pipeline.encoder`), and its class, where that is known."""
-    nbytes: int
-    """Of all weights."""
-
-    def __str__(self) -> str:
-        within = [(path.removeprefix("pipeline."), kind) for path, kind in self.models if path != "pipeline"]
-        shown = [path if kind is None else f"{path} ({kind})" for path, kind in within[:_SHOWN]]
-        if len(within) > _SHOWN:
-            shown.append(f"{len(within) - _SHOWN} more models")
-        return f"{self.class_name}{' with ' if shown else ''}{', '.join(shown)}, {self.nbytes / 1e6:.1f} MB"
-
-
-_SHOWN = 5
-"""Models that are named; of more it says how many there are."""
-
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 

@@ -48,9 +48,9 @@ class ProcessModel(NamedTuple):
 class NodeMemory(NamedTuple):
     """One node's processes."""
 
+    address: str
     node: str
     """Its Ray node ID."""
-    address: str
     models: tuple[ProcessModel, ...]
     one_copy_bytes: int
     """Bytes of the pages that the processes map, each page counted once: the node's one copy."""
@@ -98,7 +98,7 @@ def of_node(node: str, address: str) -> NodeMemory:
                 models += seen
                 parts |= mapped
     models.sort(key=lambda model: (model.process, model.model))
-    return NodeMemory(node, address, tuple(models), _bytes_once(parts))
+    return NodeMemory(address, node, tuple(models), _bytes_once(parts))
 
 
 def _of_process(found: record.Record) -> tuple[list[ProcessModel], set[_Part]]:

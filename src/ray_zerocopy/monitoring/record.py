@@ -16,7 +16,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-_NAME = "ray_zerocopy.loads"
+_NAME = "ray_zerocopy.loads.1"
+"""With the version of what is in it."""
 
 _SPARE_LINES = 64
 """How many lines of dropped loads a record may have, beside as many as there are living ones."""
@@ -133,7 +134,7 @@ def of_process(process: int) -> Record | None:
     with contextlib.suppress(OSError):
         for descriptor in os.listdir(held):
             path = f"{held}/{descriptor}"
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # it may be anybody's file
                 if os.readlink(path).startswith(f"/memfd:{_NAME} "):
                     found = _read(path, process)
                     if found.process == process:

@@ -5,20 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from ray_zerocopy.image.inspection import printable
-from ray_zerocopy.monitoring import processes
+from ray_zerocopy.inspection import printable
+from ray_zerocopy.monitoring.cluster import ClusterMemory, cluster_memory
 from ray_zerocopy.monitoring.processes import NodeMemory, ProcessModel
-
-_SECONDS = 30.0
-"""How long a node has for its answer; a worker may have to start for it."""
 
 _HEAD = ("NODE", "PID", "PROCESS", "MODEL", "FROM", "SHARED", "PRIVATE", "DIVERGED", "WITHOUT")
 _TEXTS = 5
@@ -38,8 +30,8 @@ def top(interval: float, as_json: bool) -> None:
         as_json: whether to print JSON, once in any case.
     """
     if as_json or not sys.stdout.isatty():
-        nodes = cluster_memory()
-        print(json.dumps(as_object(nodes), indent=2) if as_json else table(nodes))
+        cluster = cluster_memory()
+        print(json.dumps(as_object(cluster), indent=2) if as_json else table(cluster))
         return
     try:
         while True:
@@ -51,36 +43,7 @@ def top(interval: float, as_json: bool) -> None:
         print()
 
 
-def cluster_memory() -> list[NodeMemory]:
-    """What the processes of each living node have loaded. Nodes that do not answer in time are left out.
-
-    A task on each node asks the kernel. It needs no CPU of the cluster, so that a busy one can be looked at, and the
-    processes themselves are not asked: they may be as busy.
-    """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    tasks = []
-    for node in nodes:
-        pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        look: Any = _look.options(scheduling_strategy=pinned)
-        tasks.append(look.remote(node["NodeID"], node["NodeManagerAddress"]))
-    done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=_SECONDS)
-    return list(_answers(task for task in tasks if task in done))
-
-
-@ray.remote(num_cpus=0, max_retries=1)
-def _look(node: str, address: str) -> NodeMemory:
-    return processes.of_node(node, address)
-
-
-def _answers(tasks: Iterator[ray.ObjectRef[Any]]) -> Iterator[NodeMemory]:
-    for task in tasks:
-        try:
-            yield ray.get(task)
-        except RayError:  # the node has gone meanwhile
-            continue
-
-
-def as_object(nodes: Sequence[NodeMemory]) -> dict[str, Any]:
+def as_object(cluster: ClusterMemory) -> dict[str, Any]:
     """What `--json` prints."""
     return {
         "nodes": [
@@ -92,29 +55,32 @@ def as_object(nodes: Sequence[NodeMemory]) -> dict[str, Any]:
                 "cost_without_bytes": node.cost_without_bytes,
                 "models": [{**model._asdict(), "private_bytes": model.private_bytes} for model in node.models],
             }
-            for node in nodes
-        ]
+            for node in cluster.nodes
+        ],
+        "silent": list(cluster.silent),
     }
 
 
-def table(nodes: Sequence[NodeMemory]) -> str:
+def table(cluster: ClusterMemory) -> str:
     """The same for people, in MB."""
     rows: list[tuple[str, ...]] = [_HEAD]
     notes: dict[str, None] = {}
-    for node in nodes:
+    for node in cluster.nodes:
         for model in node.models:
             rows.append((node.address, *_cells(model)))
             if model.private_copy_reason:
                 notes[f"private copies in process {model.process}: {model.private_copy_reason}"] = None
+    for address in cluster.silent:
+        notes[f"{address} did not answer"] = None
     if len(rows) == 1:
-        return f"No process of {_counted(len(nodes), 'node')} has a model loaded."
+        return "\n".join([f"No process of {_counted(len(cluster.nodes), 'node')} has a model loaded.", *notes])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [c.ljust(w) if n < _TEXTS else c.rjust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     lines.append("")
-    lines += [_sum_of(node) for node in nodes if node.models]
+    lines += [_sum_of(node) for node in cluster.nodes if node.models]
     return "\n".join(map(printable, [*lines, *notes]))
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from ray_zerocopy.image import Image, freeze, freeze_each
+from ray_zerocopy.image.held import Held
 from ray_zerocopy.image.models import (
-    Held,
     PublishedModels,
     check_has_methods,
     check_holds_model,

@@ -9,8 +9,8 @@ import ray
 
 from ray_zerocopy.image import Image, freeze_each
 from ray_zerocopy.image.devices import Device, present
+from ray_zerocopy.image.held import Held
 from ray_zerocopy.image.models import (
-    Held,
     check_holds_model,
     check_is_object,
     checked_names,

@@ -13,7 +13,7 @@ import torch
 from ray_zerocopy import _engine
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.devices import Device, present
-from ray_zerocopy.image.models import Held
+from ray_zerocopy.image.held import Held
 from ray_zerocopy.image.reading import read
 from ray_zerocopy.monitoring import loads, metrics
 
