@@ -218,7 +218,10 @@ class TaskWrapper(PublishedModels, Generic[P]):
         if pipeline is None:
             return f"<{kind}, freed>"
         origin = "" if self._ray_zerocopy_name is None else f" {self._ray_zerocopy_name}"
-        return f"<{kind}{origin} of {held_by(pipeline)}: its models run as Ray tasks>"
+        held: Any = type(pipeline).__name__
+        with contextlib.suppress(Exception):  # it was given something since then that cannot be pickled, say
+            held = held_by(pipeline)
+        return f"<{kind}{origin} of {held}: its models run as Ray tasks>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         pipeline = self._ray_zerocopy_pipeline

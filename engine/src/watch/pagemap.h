@@ -29,7 +29,7 @@ class Pagemap {
   [[nodiscard]] std::uint64_t own_bytes(std::span<const std::byte> range);
 
   // What the process has of the pages in [begin, end), rounded out to whole ones; watched pages that nobody wrote to
-  // are not its own. Reads an entry of 8 bytes a page, which for BERT-base's 438 MB takes a millisecond. Throws
+  // are not its own. Reads an entry of 8 bytes a page, which takes some milliseconds a GB. Throws
   // Error::Code::system_call.
   [[nodiscard]] PageUse use(std::uintptr_t begin, std::uintptr_t end) const;
 

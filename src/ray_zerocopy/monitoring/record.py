@@ -50,11 +50,16 @@ class _File:
 
     def __init__(self, entries: dict[int, Entry]) -> None:
         self.process = os.getpid()
+        self.node = _node()
         self.lines = len(entries)
         self._descriptor = os.memfd_create(_NAME, os.MFD_CLOEXEC)
         fcntl.fcntl(self._descriptor, fcntl.F_SETFL, os.O_APPEND)  # so that lines of several threads do not mix
-        head = json.dumps({"process": self.process, "node": _node()})
+        head = json.dumps({"process": self.process, "node": self.node})
         self._write("\n".join([head, *(json.dumps([number, *entry]) for number, entry in entries.items()), ""]))
+
+    def is_of_now(self) -> bool:
+        """Whether its head is right: not that of the parent, of before a fork, nor of before Ray was started."""
+        return self.process == os.getpid() and self.node == _node()
 
     def append(self, line: str) -> None:
         self.lines += 1
@@ -99,9 +104,8 @@ def _is_said(line: str) -> bool:
     """One attempt; whether it was complete."""
     global _file
     file = _file
-    is_mine = file is not None and file.process == os.getpid()  # else it is the parent's, of before a fork
     entries = _entries.copy()
-    if file is not None and is_mine and entries and file.lines <= 2 * len(entries) + _SPARE_LINES:
+    if file is not None and entries and file.is_of_now() and file.lines <= 2 * len(entries) + _SPARE_LINES:
         file.append(line)
         return _file is file
     _file = _File(entries) if entries else None

@@ -101,7 +101,7 @@ def _sum_of(node: NodeMemory) -> str:
     count = len({model.process for model in node.models})
     return (
         f"{node.address}: {_counted(count, 'process', 'processes')}, {_mb(node.cost_bytes)} MB "
-        f"({_mb(node.one_copy_bytes)} MB shared by all, the rest is private and page tables); "
+        f"({_mb(node.one_copy_bytes)} MB in one copy, the rest is private and page tables); "
         f"without sharing {_mb(node.cost_without_bytes)} MB"
     )
 

@@ -264,9 +264,9 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
         thawed = thaw_in_view(owned, device, skeleton=skeleton)
     thawed.prefault()
-    load = _load_of(source)
-    loads.note(thawed.view, load)
-    metrics.note_seconds(load.source, time.perf_counter() - began)
+    loaded = _load_of(source)
+    loads.note(thawed.view, loaded)
+    metrics.note_seconds(loaded.source, time.perf_counter() - began)
     if thawed.view is not None:
         mapped = image.skeleton(skeleton).mapped_segments(torch.device("cpu" if device is None else device))
         segments = [image.segments[number] for number in mapped]
