@@ -167,7 +167,7 @@ class TaskWrapper(PublishedModels, Generic[P]):
 
     @_ValueGivesWay
     def nbytes(self) -> int:
-        """Bytes of the pipeline's weights. A pipeline's own `nbytes` goes before this one.
+        """An attribute: bytes of the pipeline's weights. A pipeline's own `nbytes` goes before this one.
 
         Raises:
             RuntimeError: the wrapper was freed.
