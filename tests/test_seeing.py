@@ -188,7 +188,7 @@ def test_rays_own_metrics_have_what_is_loaded_how_long_it_took_and_why_copies_we
             and model.private_bytes in values(metrics.PRIVATE, of_model)
             and model.diverged_bytes in values(metrics.DIVERGED, of_model)
             and sum(values(f"{metrics.LOADS}_count", 'source="store"')) >= 2
-            and sum(values(f"{metrics.COPIES}_total", "private memory")) >= 1
+            and sum(values(f"{metrics.COPIES}_total", 'reason="not_shared"')) >= 1
         )
 
     assert until(are_there, 60), prometheus()
@@ -249,12 +249,14 @@ def test_files_and_checkpoints_are_seen_as_long_as_anything_of_them_lives_and_le
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
-def test_the_record_of_many_threads_that_load_and_drop_is_what_lives(path: str) -> None:
+def test_the_record_of_many_threads_that_load_look_and_drop_is_what_lives(path: str) -> None:
     kept: list[Any] = []
 
     def work() -> None:
         for _ in range(100):
-            ray_zerocopy.load(path)
+            loaded = ray_zerocopy.load(path)
+            assert path in [load.origin for load in ray_zerocopy.memory_stats().models]
+            del loaded
         kept.append(ray_zerocopy.load(path))
 
     threads = [threading.Thread(target=work) for _ in range(4)]

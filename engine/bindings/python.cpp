@@ -64,6 +64,22 @@ void raise(const Error& error) {
   PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.system_error(), error.what()).ptr());
 }
 
+// What kept bytes from being shared.
+const char* name_of(Error::Code code) noexcept {
+  switch (code) {
+    case Error::Code::not_shared:
+      return "not_shared";
+    case Error::Code::malformed_maps:
+      return "malformed_maps";
+    case Error::Code::not_held_open:
+      return "not_held_open";
+    case Error::Code::not_mappable:
+      return "not_mappable";
+    default:
+      return "system_call";
+  }
+}
+
 // A View whose source is Python's. Ownership: the View holds the buffers of all segments; they are given back, under
 // the GIL, when it goes (as a Source has it). An array made from a segment holds the Python object that this is, and so
 // the View: neither buffers nor mappings go before the last array.
@@ -348,6 +364,14 @@ NB_MODULE(_engine, module) {
             return reason.empty() ? std::nullopt : std::optional(reason);
           },
           "Why not all segments are shared: one sentence, about one that isn't. None when all are.")
+      .def_prop_ro(
+          "private_copy_code",
+          [](const PythonView& self) {
+            const std::optional<Error::Code> code = self.view().private_copy_code();
+            return code ? std::optional(name_of(*code)) : std::nullopt;
+          },
+          "The same in a word, without numbers: not_shared, malformed_maps, not_held_open, not_mappable or "
+          "system_call.")
       .def(
           "prefault", [](const PythonView& self, unsigned threads) { self.view().prefault(threads); }, "threads"_a = 1,
           nb::call_guard<nb::gil_scoped_release>(),

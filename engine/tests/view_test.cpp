@@ -304,6 +304,8 @@ TEST_F(ViewTest, stats_say_what_is_shared_what_was_copied_and_why_and_what_has_d
   EXPECT_EQ(stats.shared_bytes, file_.length());
   EXPECT_EQ(stats.copied_bytes, heap.size());
   EXPECT_EQ(stats.private_copy_reason, view.private_copy_reason());
+  EXPECT_EQ(view.private_copy_code(), Error::Code::not_shared);
+  EXPECT_EQ(view_of(source_).private_copy_code(), std::nullopt);
   EXPECT_NE(stats.private_copy_reason, "");
   EXPECT_EQ(stats.diverged_bytes, 0U);
   EXPECT_EQ(stats.resident_bytes, 0U);

@@ -4,10 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "zerocopy/error.h"
 #include "zerocopy/view_stats.h"
 
 namespace zerocopy {
@@ -65,6 +67,9 @@ class View {
 
   // Why not all segments are shared: one sentence, about the first that isn't. Empty when all are.
   [[nodiscard]] const std::string& private_copy_reason() const noexcept;
+
+  // The code of the same error: for statistics, since the sentence has addresses in it.
+  [[nodiscard]] std::optional<Error::Code> private_copy_code() const noexcept;
 
   // Starts to put all mapped pages into the page table, with up to `threads` background threads (1 to 64), and
   // returns; does nothing while that is still going on. The threads end with the View. Throws Error: bad_thread_count,

@@ -1,6 +1,7 @@
 #include "zerocopy/view.h"
 
 #include <atomic>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -30,6 +31,7 @@ class View::Impl {
     }
     copy(segments, plan.copied);
     reason_ = std::move(plan.reason);
+    code_ = plan.code;
     for (const std::span<const std::byte> segment : segments) {
       nbytes_ += segment.size();
     }
@@ -40,6 +42,7 @@ class View::Impl {
   [[nodiscard]] std::uint64_t nbytes() const noexcept { return nbytes_; }
   [[nodiscard]] std::uint64_t copied_bytes() const noexcept { return copied_bytes_; }
   [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
+  [[nodiscard]] std::optional<Error::Code> code() const noexcept { return code_; }
   [[nodiscard]] Prefault& prefault() const noexcept { return *prefault_; }
 
   [[nodiscard]] std::vector<std::span<std::byte>> mapped_bytes() const {
@@ -168,6 +171,7 @@ class View::Impl {
       plan.copied.insert(plan.copied.end(), planned.segments.begin(), planned.segments.end());
       if (plan.reason.empty()) {
         plan.reason = error.what();
+        plan.code = error.code();
       }
     }
   }
@@ -197,6 +201,7 @@ class View::Impl {
   std::uint64_t nbytes_ = 0;
   std::uint64_t copied_bytes_ = 0;
   std::string reason_;
+  std::optional<Error::Code> code_;
   // No mutex: a child forked while another thread held it would wait for ever. Who puts this process's number here may
   // begin to watch; a parent's watch stays until the View goes, for threads that are just looking at it.
   std::atomic<int> watching_process_{0};
@@ -231,6 +236,8 @@ std::uint64_t View::nbytes() const noexcept { return impl_->nbytes(); }
 std::uint64_t View::copied_bytes() const noexcept { return impl_->copied_bytes(); }
 
 const std::string& View::private_copy_reason() const noexcept { return impl_->reason(); }
+
+std::optional<Error::Code> View::private_copy_code() const noexcept { return impl_->code(); }
 
 void View::prefault(unsigned threads) { impl_->prefault().start(threads); }
 

@@ -52,7 +52,7 @@ def note(view: _engine.View | None, load: Load) -> None:
     record.add(
         number, record.Entry(*load, view.nbytes, view.copied_bytes, view.private_copy_reason, view.mapped_pages())
     )
-    metrics.note_load(number, load.model, view.nbytes, view.copied_bytes, view.private_copy_reason)
+    metrics.note_load(number, load.model, view.nbytes, view.copied_bytes, view.private_copy_code)
 
 
 def living() -> dict[int, Living]:

@@ -53,7 +53,7 @@ def note_load(number: int, model: str, nbytes: int, copied: int, reason: str | N
         model: what it is called.
         nbytes: of its weights.
         copied: how many of them are a private copy.
-        reason: why; None: none are.
+        reason: why, in a word (`View.private_copy_code`); None: none are.
     """
     _figures[number] = Figures(model, nbytes - copied, copied, 0)
     if (metrics := _metrics()) is not None:
