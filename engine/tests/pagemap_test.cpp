@@ -150,9 +150,11 @@ TEST_F(OwnBytes, a_pagemap_that_cannot_be_opened_is_an_error_with_its_errno) {
    public:
     Result<FileDescriptor> open(const std::string& /*path*/) override { return {{}, EPERM}; }
   } locked;
-  const Error error = refusal([&] { const Pagemap pagemap(locked); });
-  EXPECT_EQ(error.code(), Error::Code::system_call);
-  EXPECT_EQ(error.system_error(), EPERM);
+  for (const Error& error : {refusal([&] { const Pagemap pagemap(locked); }),
+                             refusal([&] { static_cast<void>(page_use(1, {}, locked)); })}) {
+    EXPECT_EQ(error.code(), Error::Code::system_call);
+    EXPECT_EQ(error.system_error(), EPERM);
+  }
 }
 
 TEST_F(OwnBytes, a_pagemap_that_ends_early_is_an_error) {
