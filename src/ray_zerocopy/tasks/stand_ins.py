@@ -109,11 +109,11 @@ class Original(NamedTuple):
     redefined: frozenset[str]
     """Names of theirs that are something else in this model."""
     special_methods: SpecialMethods
-    segments: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[int, int], ...] = ()
     """Those of the image that the model's weights are in: their numbers, and their bytes."""
 
     @classmethod
-    def of(cls, model: Any, number: int, path: str, method_names: Sequence[str], image: Image) -> Original:
+    def of(cls, model: Any, number: int, path: str, method_names: Sequence[str]) -> Original:
         """What is to be known of a model, the skeleton `number` of its image; methods that it lacks are passed over."""
         kinds = tuple(kind for kind in type(model).__mro__ if kind in _MODULE_CLASSES)
         known = _mutators(kinds) | _MODES
@@ -125,8 +125,12 @@ class Original(NamedTuple):
             kinds,
             frozenset(n for n in known if n in vars(model) or not callable(getattr(type(model), n, None))),
             SpecialMethods.of(type(model)),
-            tuple((n, memoryview(image.segments[n]).nbytes) for n in image.skeleton(number).segments),
         )
+
+    def within(self, image: Image) -> Original:
+        """The same, with what the model has of the image's segments."""
+        numbers = image.skeleton(self.number).segments
+        return self._replace(segments=tuple((n, memoryview(image.segments[n]).nbytes) for n in numbers))
 
     def is_mutator(self, name: str) -> bool:
         """Whether the model's attribute is one of torch's methods that change a module."""
@@ -250,8 +254,8 @@ def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = Fal
     check_has_methods(parts.models, names)
     roots = dict(zip(paths_of(parts.models, pipeline), parts.models, strict=True))
     models = freeze_each(roots, external=is_ray_reference, join=join)
-    originals = [Original.of(model, number, path, names, models) for number, (path, model) in enumerate(roots.items())]
-    return FrozenParts(models, parts.filled(originals))
+    originals = [Original.of(model, number, path, names) for number, (path, model) in enumerate(roots.items())]
+    return FrozenParts(models, parts.filled([original.within(models) for original in originals]))
 
 
 def put_together(models: store.Published, rest: Image) -> Any:
