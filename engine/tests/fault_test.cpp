@@ -379,6 +379,9 @@ class Script {
     std::uint64_t diverged = 0;
     twice([&] { diverged = view.diverged_bytes(); });
     expect(diverged == expected, std::to_string(diverged) + " bytes diverged instead of " + std::to_string(expected));
+    ViewStats stats;
+    twice([&] { stats = view.stats(); });
+    expect(stats.diverged_bytes == expected, "the stats have " + std::to_string(stats.diverged_bytes) + " diverged");
   }
 
   template <typename Step>
@@ -439,7 +442,7 @@ TEST_P(EachCall, fails_once_and_nothing_is_wrong_or_left_behind) {
   }
   for (const Refusing::Call call : Refusing::kCalls) {
     const bool is_lacking = std::ranges::count(lacking, call, &Lacking::value_type::first) != 0;
-    const bool is_fallback = call == Refusing::Call::read_at || call == Refusing::Call::read_file;
+    const bool is_fallback = call == Refusing::Call::read_file;
     EXPECT_EQ(seen.contains(call), !is_lacking && (old_kernel || !is_fallback)) << "call " << static_cast<int>(call);
   }
   RecordProperty("calls", static_cast<int>(nth - 1));

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -49,6 +51,14 @@ inline bool threads_become(std::size_t count) {
 inline std::size_t mappings_of(const FileId& file) {
   return static_cast<std::size_t>(
       std::ranges::count(parse_maps(System::real().read_file("/proc/self/maps").value), file, &Mapping::file));
+}
+
+// What this process's page tables take, in bytes, by the kernel's own count.
+inline std::uint64_t page_table_bytes() {
+  const std::string status = System::real().read_file("/proc/self/status").value;
+  constexpr std::string_view name = "VmPTE:";
+  constexpr std::uint64_t kibibyte = 1024;
+  return std::stoull(status.substr(status.find(name) + name.size())) * kibibyte;
 }
 
 // How many pages of a range this process can read without a page fault.

@@ -296,6 +296,59 @@ TEST_F(ViewTest, heap_memory_is_copied_and_the_view_says_so) {
   EXPECT_TRUE(std::ranges::equal(view.segment(0), heap));
 }
 
+TEST_F(ViewTest, stats_say_what_is_shared_what_was_copied_and_why_and_what_has_diverged) {
+  const std::vector<std::byte> heap(10000, std::byte{5});
+  View view = view_of(Segments{source_.bytes(), heap});
+  ViewStats stats = view.stats();
+  EXPECT_EQ(stats.nbytes, file_.length() + heap.size());
+  EXPECT_EQ(stats.shared_bytes, file_.length());
+  EXPECT_EQ(stats.copied_bytes, heap.size());
+  EXPECT_EQ(stats.private_copy_reason, view.private_copy_reason());
+  EXPECT_EQ(view.private_copy_code(), Error::Code::not_shared);
+  EXPECT_EQ(view_of(source_).private_copy_code(), std::nullopt);
+  EXPECT_NE(stats.private_copy_reason, "");
+  EXPECT_EQ(stats.diverged_bytes, 0U);
+  EXPECT_EQ(stats.resident_bytes, 0U);
+  EXPECT_EQ(stats.page_table_bytes, 0U);
+
+  view.prefault();
+  view.wait_prefault();
+  invert(view.segment(0).first(3 * page_size() / 2));
+  invert(view.segment(1));
+  stats = view.stats();
+  EXPECT_EQ(stats.shared_bytes, file_.length() - 2 * page_size());
+  EXPECT_EQ(stats.diverged_bytes, 2 * page_size());
+  EXPECT_EQ(stats.resident_bytes, file_.length());
+  EXPECT_GE(stats.page_table_bytes, page_size());
+  EXPECT_EQ(stats.copied_bytes, heap.size());
+
+  view.reset();
+  EXPECT_EQ(view.stats().diverged_bytes, 0U);
+  EXPECT_EQ(view.stats().shared_bytes, file_.length());
+}
+
+TEST_F(ViewTest, stats_of_a_view_whose_writes_are_watched_are_the_same) {
+  View view = view_of(source_);
+  view.watch_writes();
+  EXPECT_EQ(view.stats().diverged_bytes, 0U);
+  invert(view.segment(0).last(1));
+  EXPECT_EQ(view.stats().diverged_bytes, page_size());
+  EXPECT_EQ(view.stats().shared_bytes, file_.length() - page_size());
+}
+
+TEST_F(ViewTest, mapped_pages_are_those_of_the_shared_segments) {
+  const std::vector<std::byte> heap(100, std::byte{5});
+  const View view = view_of(Segments{source_.bytes().subspan(page_size() + 9, 50), heap, source_.bytes().last(60)});
+  const std::vector<std::span<const std::byte>> pages = view.mapped_pages();
+  ASSERT_EQ(pages.size(), 2U);
+  for (const std::span<const std::byte> range : pages) {
+    EXPECT_EQ(range.size(), page_size());
+    EXPECT_EQ(offset_in_page(range.data()), 0U);
+  }
+  EXPECT_EQ(view_of(Segments{heap}).mapped_pages().size(), 0U);
+  EXPECT_EQ(view_of(Segments{heap}).stats().shared_bytes, 0U);
+}
+
 TEST_F(ViewTest, shared_and_private_segments_go_together) {
   const std::vector<std::byte> heap(100, std::byte{5});
   View view = view_of(Segments{source_.bytes().first(50), heap, source_.bytes().last(60)});

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ray_zerocopy._engine import ImageError
     from ray_zerocopy.compiled import CompiledProgram
     from ray_zerocopy.errors import ModelLostError
+    from ray_zerocopy.monitoring.stats import MemoryStats, ModelMemory, memory_stats
     from ray_zerocopy.older.actor import (
         load_model_in_actor,
         prepare_model_for_actors,
@@ -41,7 +42,9 @@ __all__ = [
     "JITModelWrapper",
     "JITTaskWrapper",
     "KeptModel",
+    "MemoryStats",
     "ModelLostError",
+    "ModelMemory",
     "ModelWrapper",
     "TaskWrapper",
     "ZeroCopyModel",
@@ -54,6 +57,7 @@ __all__ = [
     "load_checkpoint",
     "load_model_in_actor",
     "load_pipeline_in_actor",
+    "memory_stats",
     "prepare_model_for_actors",
     "replace_tensors",
     "rewrite_pipeline",
@@ -65,6 +69,7 @@ _MODULES = {
     "_engine": ("ImageError",),
     "compiled": ("CompiledProgram",),
     "errors": ("ModelLostError",),
+    "monitoring.stats": ("MemoryStats", "ModelMemory", "memory_stats"),
     "older.actor": (
         "load_model_in_actor",
         "prepare_model_for_actors",

@@ -1,4 +1,4 @@
-"""`python -m ray_zerocopy`: image files, and the models of a running cluster that have names."""
+"""`python -m ray_zerocopy`: image files, and the models of a running cluster, with names or loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from ray_zerocopy.image import inspection
+from ray_zerocopy import inspection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     free = commands.add_parser("free", help="forgets a model's name; loaded models stay valid")
     free.add_argument("name", metavar="NAME")
     free.add_argument("--namespace", help="needed where several namespaces have the name")
+    top = commands.add_parser(
+        "top", help="shows what the processes of the cluster have loaded, and what it costs; on a terminal, live"
+    )
+    top.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="on a terminal; default: 2")
+    top.add_argument("--json", action="store_true", help="prints it once, as JSON, in bytes")
     for command, text in (
         ("inspect", "shows what is in an image file"),
         ("verify", "compares all of an image file with its digests"),
@@ -55,11 +60,23 @@ def _of_cluster(given: argparse.Namespace) -> int:
 
     try:
         ray.init(address=given.address, logging_level=logging.ERROR, log_to_driver=False)
-        print(_list() if given.command == "list" else _free(given.name, given.namespace))
+        if given.command == "top":
+            from ray_zerocopy.monitoring.top import top
+
+            top(given.interval, given.json)
+        else:
+            print(_list() if given.command == "list" else _free(given.name, given.namespace))
     except (ConnectionError, ValueError, RayError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
 
 
 def _list() -> str:

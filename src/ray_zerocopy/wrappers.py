@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, T
 from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.image import Image
 from ray_zerocopy.image.devices import Device, checked
+from ray_zerocopy.image.held import Held
 from ray_zerocopy.image.models import PublishedModels, check_holds_script
-from ray_zerocopy.tasks.calls import GivesWay, WithOptions, attribute, results, start
+from ray_zerocopy.tasks.calls import GivesWay, ValueGivesWay, WithOptions, attribute, results, start
 from ray_zerocopy.tasks.pipelines import RemotePipeline
 from ray_zerocopy.tasks.results import Results
 from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, public_class, supporting
-from ray_zerocopy.tasks.stand_ins import Assembled, assembled, freeze_parts, put_together
+from ray_zerocopy.tasks.stand_ins import Assembled, assembled, freeze_parts, held_by, put_together
 from ray_zerocopy.transport import current, keeper, named, store
 from ray_zerocopy.transport.current import Current
 from ray_zerocopy.transport.keeper import Lifetime, ModelName
@@ -213,6 +214,15 @@ class TaskWrapper(PublishedModels, Generic[P]):
             if self._ray_zerocopy_name is not None:
                 _free_name(self._ray_zerocopy_name)
 
+    @ValueGivesWay
+    def nbytes(self) -> int:
+        """An attribute: bytes of the pipeline's weights. A pipeline's own `nbytes` goes before this one.
+
+        Raises:
+            RuntimeError: the wrapper was freed.
+        """
+        return held_by(self._ray_zerocopy_pipeline).nbytes
+
     def __enter__(self) -> TaskWrapper[P]:
         return self
 
@@ -253,8 +263,14 @@ class TaskWrapper(PublishedModels, Generic[P]):
         return sorted({*super().__dir__(), *dir(self._ray_zerocopy_pipeline)})
 
     def __repr__(self) -> str:
-        held = vars(self)
-        return f"{type(self).__name__}({held.get('_ray_zerocopy_pipeline', '<freed>')!r})"
+        kind, pipeline = public_class(self).__name__, vars(self).get("_ray_zerocopy_pipeline")
+        if pipeline is None:
+            return f"<{kind}, freed>"
+        origin = "" if self._ray_zerocopy_name is None else f" {self._ray_zerocopy_name}"
+        held: Any = type(pipeline).__name__
+        with contextlib.suppress(Exception):  # it was given something since then that cannot be pickled, say
+            held = held_by(pipeline)
+        return f"<{kind}{origin} of {held}: its models run as Ray tasks>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         pipeline = self._ray_zerocopy_pipeline
@@ -367,6 +383,7 @@ class _Settings(NamedTuple):
 
     models: tuple[str, ...]
     description: str
+    held: Held
     device: Device | None
     use_fast_load: bool
     file: FileSource | None = None
@@ -425,8 +442,8 @@ class ActorWrapper(PublishedModels, Generic[P]):
     ) -> None:
         checked(device)
         naming = named.checked(name, lifetime, replace)
-        image, models, description = freeze_pipeline(pipeline, model_attr_names, join=naming is None)
-        self._publish(naming, image, _Settings(models, description, device, use_fast_load))
+        image, models, description, held = freeze_pipeline(pipeline, model_attr_names, join=naming is None)
+        self._publish(naming, image, _Settings(models, description, held, device, use_fast_load))
 
     @classmethod
     def from_file(
@@ -469,7 +486,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
         saved = opened(path)
         cls._check_saved(saved)
         file = FileSource(saved.path, saved.digest)
-        settings = _Settings(saved.models, description_of(saved.class_name), device, False, file, share)
+        settings = _Settings(saved.models, description_of(saved.class_name), saved.held, device, False, file, share)
         wrapper = object.__new__(cls)
         wrapper._publish(naming, saved.image, settings)
         return wrapper
@@ -481,6 +498,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
     def _publish(self, naming: named.Naming | None, image: Image, settings: _Settings) -> None:
         self._source: _Source | ModelName | None
         """Where to load from, or the name that says it; None: the wrapper was freed."""
+        self._held: Held = settings.held
         if naming is None:
             self._source = _Source(store.publish(image), settings)
         else:
@@ -496,13 +514,31 @@ class ActorWrapper(PublishedModels, Generic[P]):
         is_special = name.startswith("__") and name.endswith("__")
         raise AttributeError(message if is_special else f"{message}. {_LOAD}", name=name, obj=self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What the name stands for may be another model by then; and each copy keeps a pipeline of its own.
+        return {name: value for name, value in vars(self).items() if name not in ("_held", "_kept")}
+
     def __repr__(self) -> str:
         source = vars(self).get("_source")  # which is missing after an error in __init__
+        if "_source" in vars(self) and source is None:
+            return f"<{type(self).__name__}, freed>"
+        held = source.settings.held if isinstance(source, _Source) else vars(self).get("_held")
         origin = f" {source}" if isinstance(source, ModelName) else ""
         if isinstance(source, _Source) and source.settings.file is not None:
             where = "the file where a node has it, else the store" if source.settings.share == "file" else "the store"
             origin = f" from file {source.settings.file.path!r}, shared through {where}"
-        return f"<{type(self).__name__}{origin}: its load(), called in an actor, gives the pipeline>"
+        what = "" if held is None else f" of {held}"
+        return f"<{type(self).__name__}{origin}{what}: its load(), called in an actor, gives the pipeline>"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pipeline's weights; of a model that has a name, those of the present one.
+
+        Raises:
+            RuntimeError: the wrapper was freed.
+            ValueError: there is no model of the wrapper's name any more.
+        """
+        return self._present().settings.held.nbytes
 
     def _present(self) -> _Source:
         """Where to load from now."""
@@ -513,6 +549,7 @@ class ActorWrapper(PublishedModels, Generic[P]):
             return source
         found = named.find(source)
         _check_class(found, source, ActorWrapper)
+        self._held = found.settings.held
         return _Source(found.images[0], found.settings)
 
     @property
@@ -545,7 +582,8 @@ class ActorWrapper(PublishedModels, Generic[P]):
 
     def _loaded_from(self, source: _Source, device: Device | None = None) -> P:
         image, settings = source
-        skeleton = PipelineSkeleton(image, frozenset(), settings.description, settings.shared_file)
+        name = self._source.name if isinstance(self._source, ModelName) else None
+        skeleton = PipelineSkeleton(image, frozenset(), settings.description, settings.shared_file, name)
         loaded: P = load_pipeline_in_actor(skeleton, {}, settings.device if device is None else device)
         return loaded
 
@@ -572,9 +610,6 @@ class ActorWrapper(PublishedModels, Generic[P]):
         """Where to load from now, and what tells it apart from where one loads at other times."""
         source = self._present()
         return store.ModelInImage(source.image, 0).key, source
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def free(self) -> None:
         """Give the model up, and its name, if it has one; the object store lets go of it when nobody uses it any more.
@@ -650,11 +685,11 @@ def get_wrapper(name: str, namespace: str | None = None) -> Any:
         ModelLostError: the same, after the actor that keeps models was lost with its node.
     """
     full = ModelName.here(name, namespace)
-    wrapper_class = named.class_of(full)
+    wrapper_class, settings = named.head_of(full)
     if issubclass(wrapper_class, TaskWrapper):
         return _named_task_wrapper(full)
     wrapper = object.__new__(wrapper_class)
-    vars(wrapper)["_source"] = full
+    vars(wrapper).update(_source=full, _held=settings.held)
     return wrapper
 
 

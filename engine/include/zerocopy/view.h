@@ -4,8 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
+
+#include "zerocopy/error.h"
+#include "zerocopy/view_stats.h"
 
 namespace zerocopy {
 
@@ -63,6 +68,9 @@ class View {
   // Why not all segments are shared: one sentence, about the first that isn't. Empty when all are.
   [[nodiscard]] const std::string& private_copy_reason() const noexcept;
 
+  // The code of the same error: for statistics, since the sentence has addresses in it.
+  [[nodiscard]] std::optional<Error::Code> private_copy_code() const noexcept;
+
   // Starts to put all mapped pages into the page table, with up to `threads` background threads (1 to 64), and
   // returns; does nothing while that is still going on. The threads end with the View. Throws Error: bad_thread_count,
   // system_call.
@@ -74,6 +82,13 @@ class View {
   // Bytes of the pages that this process has made its own in the mapped segments: 0 as long as nobody wrote to them.
   // Private copies count nothing here (see copied_bytes). Throws Error::Code::system_call where the kernel won't tell.
   [[nodiscard]] std::uint64_t diverged_bytes() const;
+
+  // All of the above at once, with what the page table says of the mapped segments. Takes time in proportion to their
+  // length (some milliseconds a GB). Throws Error::Code::system_call where the kernel won't tell.
+  [[nodiscard]] ViewStats stats() const;
+
+  // The pages that the mapped segments lie in, a span for each mapping, as long as the View lives.
+  [[nodiscard]] std::vector<std::span<const std::byte>> mapped_pages() const;
 
   // Has the kernel note writes from now on, so that diverged_bytes() takes a tenth of the time and reset() leaves all
   // pages that were not written to in the page table. Returns whether it does: false where the kernel cannot, where

@@ -151,6 +151,7 @@ Plan make_plan(std::span<const std::span<const std::byte>> segments, System& sys
       plan.copied.push_back(index);
       if (plan.reason.empty()) {
         plan.reason = error.what();
+        plan.code = error.code();
       }
     }
   }

@@ -3,12 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "system/page_range.h"
 #include "window/region.h"
+#include "zerocopy/error.h"
 
 namespace zerocopy {
 
@@ -25,6 +27,7 @@ struct Plan {
   std::vector<PlannedRegion> regions;
   std::vector<std::size_t> copied;  // Segments that cannot be mapped, and ...
   std::string reason;               // ... why not, for one of them; empty when all can.
+  std::optional<Error::Code> code;  // ... the same as a code.
 };
 
 // Finds out what lies under the segments. Empty ones are in neither list. Maps nothing and reads no byte of them. May

@@ -1,11 +1,13 @@
 #include "zerocopy/view.h"
 
 #include <atomic>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "system/page_range.h"
 #include "system/source.h"
 #include "system/system.h"
 #include "watch/pagemap.h"
@@ -29,6 +31,7 @@ class View::Impl {
     }
     copy(segments, plan.copied);
     reason_ = std::move(plan.reason);
+    code_ = plan.code;
     for (const std::span<const std::byte> segment : segments) {
       nbytes_ += segment.size();
     }
@@ -39,7 +42,17 @@ class View::Impl {
   [[nodiscard]] std::uint64_t nbytes() const noexcept { return nbytes_; }
   [[nodiscard]] std::uint64_t copied_bytes() const noexcept { return copied_bytes_; }
   [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
+  [[nodiscard]] std::optional<Error::Code> code() const noexcept { return code_; }
   [[nodiscard]] Prefault& prefault() const noexcept { return *prefault_; }
+
+  [[nodiscard]] std::vector<std::span<std::byte>> mapped_bytes() const {
+    std::vector<std::span<std::byte>> ranges;
+    ranges.reserve(regions_.size());
+    for (const Region& region : regions_) {
+      ranges.push_back(region.bytes());
+    }
+    return ranges;
+  }
 
   bool watch_writes() {
     if (regions_.empty()) {
@@ -79,6 +92,23 @@ class View::Impl {
       }
       // A page that the kernel is told to watch looks like an own one until the watch is there: once more.
     }
+  }
+
+  [[nodiscard]] ViewStats stats() const {
+    ViewStats stats{.nbytes = nbytes_, .copied_bytes = copied_bytes_, .private_copy_reason = reason_};
+    if (regions_.empty()) {
+      return stats;
+    }
+    const Pagemap pagemap(*system_);
+    for (const Region& region : regions_) {
+      const std::uintptr_t begin = address_of(region.bytes().data());
+      const PageUse use = pagemap.use(begin, begin + region.bytes().size());
+      stats.shared_bytes += region.bytes().size() - use.own_bytes;
+      stats.diverged_bytes += use.own_bytes;
+      stats.resident_bytes += use.resident_bytes;
+      stats.page_table_bytes += use.page_table_bytes;
+    }
+    return stats;
   }
 
   void reset() {
@@ -141,6 +171,7 @@ class View::Impl {
       plan.copied.insert(plan.copied.end(), planned.segments.begin(), planned.segments.end());
       if (plan.reason.empty()) {
         plan.reason = error.what();
+        plan.code = error.code();
       }
     }
   }
@@ -161,15 +192,6 @@ class View::Impl {
     }
   }
 
-  [[nodiscard]] std::vector<std::span<std::byte>> mapped_bytes() const {
-    std::vector<std::span<std::byte>> ranges;
-    ranges.reserve(regions_.size());
-    for (const Region& region : regions_) {
-      ranges.push_back(region.bytes());
-    }
-    return ranges;
-  }
-
   // Destroyed from the last to the first: the prefaulting threads, the bytes, and only then what the bytes come from.
   Source source_;
   System* system_;
@@ -179,6 +201,7 @@ class View::Impl {
   std::uint64_t nbytes_ = 0;
   std::uint64_t copied_bytes_ = 0;
   std::string reason_;
+  std::optional<Error::Code> code_;
   // No mutex: a child forked while another thread held it would wait for ever. Who puts this process's number here may
   // begin to watch; a parent's watch stays until the View goes, for threads that are just looking at it.
   std::atomic<int> watching_process_{0};
@@ -214,11 +237,20 @@ std::uint64_t View::copied_bytes() const noexcept { return impl_->copied_bytes()
 
 const std::string& View::private_copy_reason() const noexcept { return impl_->reason(); }
 
+std::optional<Error::Code> View::private_copy_code() const noexcept { return impl_->code(); }
+
 void View::prefault(unsigned threads) { impl_->prefault().start(threads); }
 
 void View::wait_prefault() const noexcept { impl_->prefault().wait(); }
 
 std::uint64_t View::diverged_bytes() const { return impl_->diverged_bytes(); }
+
+ViewStats View::stats() const { return impl_->stats(); }
+
+std::vector<std::span<const std::byte>> View::mapped_pages() const {
+  const std::vector<std::span<std::byte>> mapped = impl_->mapped_bytes();
+  return {mapped.begin(), mapped.end()};
+}
 
 bool View::watch_writes() { return impl_->watch_writes(); }
 

@@ -10,6 +10,7 @@ import torch
 
 from ray_zerocopy import _engine
 from ray_zerocopy.image.arrays import array_in, span_of
+from ray_zerocopy.monitoring import loads
 
 _LACKING = {
     torch.bfloat16: "bfloat16",
@@ -49,6 +50,7 @@ def as_tensors(arrays: Sequence[npt.NDArray[Any]]) -> tuple[list[torch.Tensor], 
     locked = [array for array in arrays if not array.flags.writeable]
     spans = [span_of(array) for array in locked]
     view = _engine.View([span.data for span, _ in spans])
+    loads.note(view if spans else None, loads.Load("arrays of a model", "store"))
     unlocked = {
         id(array): array_in(view.segment(i), spans[i][1], array.shape, array.strides, array.dtype, writeable=True)
         for i, array in enumerate(locked)

@@ -41,6 +41,22 @@ class GivesWay:
         return own
 
 
+class ValueGivesWay:
+    """A property that gives way to an attribute of the pipeline."""
+
+    def __init__(self, value: Callable[[Any], Any]) -> None:
+        self._value = value
+        self.__doc__ = value.__doc__
+
+    def __get__(self, wrapper: Any, cls: type) -> Any:
+        if wrapper is None:
+            return self
+        name = self._value.__name__
+        pipeline = vars(wrapper).get("_ray_zerocopy_pipeline")
+        has_it = pipeline is not None and has_own(pipeline, name)
+        return attribute(wrapper, pipeline, name) if has_it else self._value(wrapper)
+
+
 def attribute(owner: Any, pipeline: Any, name: str) -> Any:
     """An attribute of a pipeline; if it is a method, it has `remote` and `options` as well.
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from ray_zerocopy import _engine
-from ray_zerocopy.image import Image, freeze_each
+from ray_zerocopy.image import Image, freeze, freeze_each
+from ray_zerocopy.image.held import Held
 from ray_zerocopy.image.models import (
     PublishedModels,
     check_has_methods,
@@ -71,7 +72,7 @@ _READING = frozenset(
 
 _MODES = frozenset({"eval", "train"})
 
-NAMES_OF_WRAPPERS = frozenset({"free", "map", "map_unordered", "options", "remote"})
+NAMES_OF_WRAPPERS = frozenset({"free", "map", "map_unordered", "nbytes", "options", "remote"})
 """What a `TaskWrapper` calls its own unless the pipeline has it."""
 
 _WRITING_OPERATORS = frozenset(
@@ -116,6 +117,8 @@ class Original(NamedTuple):
     special_methods: SpecialMethods
     own_names: frozenset[str]
     """Those of `NAMES_OF_WRAPPERS` that the model has as well."""
+    segments: tuple[tuple[int, int], ...] = ()
+    """Those of the image that the model's weights are in: their numbers, and their bytes."""
 
     @classmethod
     def of(cls, model: Any, number: int, together: int | None, path: str, method_names: Sequence[str]) -> Original:
@@ -133,6 +136,11 @@ class Original(NamedTuple):
             SpecialMethods.of(type(model)),
             frozenset(n for n in NAMES_OF_WRAPPERS if hasattr(type(model), n) or hasattr(model, n)),
         )
+
+    def within(self, image: Image) -> Original:
+        """The same, with what the model has of the image's segments."""
+        numbers = image.skeleton(self.number).segments
+        return self._replace(segments=tuple((n, memoryview(image.segments[n]).nbytes) for n in numbers))
 
     def is_mutator(self, name: str) -> bool:
         """Whether the model's attribute is one of torch's methods that change a module."""
@@ -269,7 +277,7 @@ def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = Fal
         all_at_once = {"the models of the pipeline": tuple(parts.models)}
         models = freeze_each(roots | all_at_once, external=is_ray_reference, join=join)
     originals = [Original.of(model, n, together, path, names) for n, (path, model) in enumerate(roots.items())]
-    return FrozenParts(models, parts.filled(originals))
+    return FrozenParts(models, parts.filled([original.within(models) for original in originals]))
 
 
 def _share_segments(image: Image) -> bool:
@@ -347,6 +355,24 @@ def stand_in_for(original: Original, image: store.Published, kind: type[StandIn]
         kind: `StandIn`, or a subclass of it.
     """
     return supporting(kind, original.special_methods, _answer_special)(original, image)
+
+
+def held_by(pipeline: Any) -> Held:
+    """What a pipeline with stand-ins holds."""
+    if isinstance(pipeline, StandIn):
+        stand_ins, beside = [pipeline], 0
+    else:
+        rest = freeze(pipeline, external=lambda cls: issubclass(cls, StandIn) or is_ray_reference(cls))
+        stand_ins, beside = [part for part in rest.externals if isinstance(part, StandIn)], rest.nbytes
+    originals = [stand_in._ray_zerocopy_original for stand_in in stand_ins]
+    segments = {
+        (source_of(stand_in).key[0], number): nbytes
+        for stand_in, original in zip(stand_ins, originals, strict=True)
+        for number, nbytes in original.segments
+    }
+    models = [original.description.rsplit(": ", 1) for original in originals]
+    name = models[0][1] if isinstance(pipeline, StandIn) else type(pipeline).__name__
+    return Held(name, tuple((path, kind) for path, kind in models), beside + sum(segments.values()))
 
 
 def _answer_special(stand_in: StandIn, name: str, /, *args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from torch.utils.dlpack import from_dlpack
 from ray_zerocopy import _engine
 from ray_zerocopy.image.names import DTYPES
 from ray_zerocopy.image.tensors import DLPACK_TYPES, contiguous_stride, tensor_in
+from ray_zerocopy.monitoring import loads, metrics
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -62,7 +64,10 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"Expected a torch.nn.Module to give the checkpoint's weights to, got {module!r}.")
-    tensors = _tensors(_engine.Checkpoint.open(*_paths(files)))
+    began = time.perf_counter()
+    paths = _paths(files)
+    origin = ", ".join(os.path.abspath(os.fsdecode(path)) for path in paths)
+    tensors = _tensors(_engine.Checkpoint.open(*paths), loads.Load(type(module).__name__, "checkpoint", origin))
     tie_weights: Any = getattr(module, "tie_weights", None)
     if callable(tie_weights):
         tie_weights()
@@ -71,6 +76,7 @@ def load_checkpoint(module: M, files: AnyPath | Iterable[AnyPath]) -> M:
         module.load_state_dict(state, assign=True)
     except RuntimeError as error:  # in which torch lists all names and shapes that do not fit
         raise ValueError(f"The checkpoint is not that of this module: {error}") from error
+    metrics.note_seconds("checkpoint", time.perf_counter() - began)
     return module
 
 
@@ -129,11 +135,17 @@ def _listed(names: list[str]) -> str:
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
-def _tensors(checkpoint: _engine.Checkpoint) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by their names, in a private, copy-on-write window on its files."""
+def _tensors(checkpoint: _engine.Checkpoint, load: loads.Load) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint by their names, in a private, copy-on-write window on its files.
+
+    Args:
+        checkpoint: with one file or several.
+        load: what they are loaded for.
+    """
     view = _engine.View([data.data for data in checkpoint.data()])
     with contextlib.suppress(OSError):  # no thread to be had: then the first use takes its page faults itself
         view.prefault()
+    loads.note(view, load)
     return {tensor[0]: _tensor(view, *tensor) for tensor in checkpoint.tensors}
 
 

@@ -85,14 +85,14 @@ def publish(
     store.publish_by_name(naming.name, kind, naming.lifetime, naming.replace, head, list(images), source)
 
 
-def class_of(name: ModelName) -> type[Any]:
-    """The class that a model was wrapped with; this takes less time than `find`.
+def head_of(name: ModelName) -> tuple[type[Any], Any]:
+    """The class that a model was wrapped with, and its settings: `Found` without the images, in less time than `find`.
 
     Raises:
         ValueError, ModelLostError: as `find`.
     """
-    wrapper_class: type[Any] = cloudpickle.loads(keeper.find(name, with_images=False).head)[0]
-    return wrapper_class
+    wrapper_class, settings = cloudpickle.loads(keeper.find(name, with_images=False).head)
+    return wrapper_class, settings
 
 
 def find(name: ModelName) -> Found:

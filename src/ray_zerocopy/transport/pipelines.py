@@ -9,6 +9,7 @@ import ray
 
 from ray_zerocopy.image import Image, freeze_each
 from ray_zerocopy.image.devices import Device, present
+from ray_zerocopy.image.held import Held
 from ray_zerocopy.image.models import (
     check_holds_model,
     check_is_object,
@@ -31,6 +32,8 @@ class PipelineSkeleton(NamedTuple):
     """What errors call it."""
     file: FileSource | None = None
     """Where it is loaded from on a node that has this file."""
+    name: str | None = None
+    """What it was found by."""
 
 
 class FrozenPipeline(NamedTuple):
@@ -41,6 +44,7 @@ class FrozenPipeline(NamedTuple):
     models: tuple[str, ...]
     """Where each outermost model that is shared is within the pipeline: `pipeline.stages['a'][0]`."""
     description: str
+    held: Held
 
 
 def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None, *, join: bool = True) -> FrozenPipeline:
@@ -67,7 +71,9 @@ def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None, *, jo
     if not frozen.blocks:
         all_models = models if share is None else take_apart(pipeline).models
         check_holds_model(pipeline, all_models, alternative=", a tensor or a numpy array")
-    return FrozenPipeline(frozen, tuple(paths), description_of(type(pipeline).__name__))
+    name = type(pipeline).__name__
+    held = Held(name, tuple((path, type(m).__name__) for path, m in zip(paths, models, strict=True)), frozen.nbytes)
+    return FrozenPipeline(frozen, tuple(paths), description_of(name), held)
 
 
 def description_of(class_name: str) -> str:
@@ -146,8 +152,8 @@ def load_pipeline_in_actor(
             f"Expected model_refs named {sorted(pipeline_skeleton.model_names)}, as they were prepared with this "
             f"pipeline_skeleton, got {sorted(model_refs)}."
         )
-    image, _, description, file = pipeline_skeleton
-    return store.load(store.ModelInImage(image, 0, description, file), present(device)).root
+    image, _, description, file, name = pipeline_skeleton
+    return store.load(store.ModelInImage(image, 0, description, file, name), present(device)).root
 
 
 def _attribute(pipeline: Any, name: str) -> Any:

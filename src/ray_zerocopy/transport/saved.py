@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ import torch
 from ray_zerocopy import _engine
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.devices import Device, present
+from ray_zerocopy.image.held import Held
 from ray_zerocopy.image.reading import read
+from ray_zerocopy.monitoring import loads, metrics
 from ray_zerocopy.transport import unshared
 
 _CLASS = "ray_zerocopy.pipeline"
@@ -90,18 +93,26 @@ class Saved(NamedTuple):
     producer: str
     """What wrote the file."""
 
+    @property
+    def held(self) -> Held:
+        """What it holds; the models' classes are not known before it is loaded."""
+        return Held(self.class_name, tuple((path, None) for path in self.models), self.image.nbytes)
+
     def load(self, skeleton: int, device: torch.device | str | None) -> Thawed:
         """One of the image's roots, prefaulted in the background.
 
         Raises:
             Exception: as when any pickle is loaded; a note says what wrote the file.
         """
+        began = time.perf_counter()
         try:
             thawed = thaw_in_view(self.image, device, skeleton=skeleton)
         except Exception as error:
             error.add_note(f"While the file {self.path!r} was loaded, which was written by {self.producer}.")
             raise
         thawed.prefault()
+        loads.note(thawed.view, loads.Load(f"pipeline ({self.class_name})", "file", self.path))
+        metrics.note_seconds("file", time.perf_counter() - began)
         if thawed.view is not None:
             unshared.say(thawed.view.copied_bytes, thawed.view.private_copy_reason)
         return thawed

@@ -10,7 +10,8 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Hashable, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,6 +26,7 @@ from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.image import Segment
 from ray_zerocopy.image.reading import image_of
 from ray_zerocopy.image.references import is_ray_reference
+from ray_zerocopy.monitoring import loads, metrics
 from ray_zerocopy.transport import keeper, store_connection, unshared
 from ray_zerocopy.transport.file_parts import FileParts
 from ray_zerocopy.transport.keeper import Kept, Offer, Publication
@@ -49,9 +51,11 @@ class ModelInImage(NamedTuple):
     """What errors call it."""
     file: FileSource | None = None
     """Where it is loaded from on a node that has this file."""
+    name: str | None = None
+    """What it was found by, for whoever looks at what a process has loaded."""
 
     @property
-    def key(self) -> Hashable:
+    def key(self) -> tuple[bytes, int]:
         """What tells it apart from all other models in the cluster."""
         ref = self.image.body if isinstance(self.image, Kept) else self.image
         return ref.binary(), self.skeleton
@@ -192,7 +196,7 @@ def fetch(source: Any) -> tuple[Image, int]:
     if isinstance(value, ray.ObjectRef):
         value = get(value, description)
     if isinstance(value, ModelInImage):
-        value, skeleton, description, _ = value
+        value, skeleton, description, *_ = value
     if isinstance(value, Kept):
         (pickled,), *bundles = get([value.body, *value.bundles], description)
         segments = [bundles[bundle][index] for bundle, index in value.places]
@@ -236,6 +240,7 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         MemoryError: the weights could not be shared, and there is no room for a private copy.
         TypeError: as `fetch`.
     """
+    began = time.perf_counter()
     if isinstance(source, ModelInImage) and source.file is not None:
         saved = source.file.opened()
         if saved is not None:
@@ -252,6 +257,9 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
         owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
         thawed = thaw_in_view(owned, device, skeleton=skeleton)
     thawed.prefault()
+    loaded = _load_of(source)
+    loads.note(thawed.view, loaded)
+    metrics.note_seconds(loaded.source, time.perf_counter() - began)
     if thawed.view is not None:
         mapped = image.skeleton(skeleton).mapped_segments(torch.device("cpu" if device is None else device))
         segments = [image.segments[number] for number in mapped]
@@ -261,6 +269,16 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
             private = sum(len(segment) for segment in segments if isinstance(segment, bytes))
             unshared.say(thawed.view.copied_bytes - private, thawed.view.private_copy_reason)
     return thawed
+
+
+def _load_of(source: Any) -> loads.Load:
+    """What a load is called."""
+    if isinstance(source, Image):
+        return loads.Load("what is beside a pipeline's models", "store")
+    if not isinstance(source, ModelInImage):
+        return loads.Load("model", "store")
+    kind: loads.Source = "keeper" if isinstance(source.image, Kept) else "store"
+    return loads.Load(source.description.removeprefix("a "), kind, source.name)
 
 
 def _stays_pinned(view: _engine.View | None) -> bool:
