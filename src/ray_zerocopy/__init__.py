@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ray_zerocopy.older.invoke import call_model, rewrite_pipeline
     from ray_zerocopy.older.public import ZeroCopyModel
     from ray_zerocopy.older.rewrite import extract_tensors, replace_tensors
+    from ray_zerocopy.onnx import OnnxModel
     from ray_zerocopy.transport.checkpoints import load_checkpoint
     from ray_zerocopy.transport.keeper import KeptModel, list_models
     from ray_zerocopy.transport.pipelines import load_pipeline_in_actor
@@ -37,6 +38,7 @@ __all__ = [
     "JITTaskWrapper",
     "KeptModel",
     "ModelLostError",
+    "OnnxModel",
     "TaskWrapper",
     "ZeroCopyModel",
     "call_model",
@@ -66,6 +68,7 @@ _MODULES = {
     "older.invoke": ("call_model", "rewrite_pipeline"),
     "older.public": ("ZeroCopyModel",),
     "older.rewrite": ("extract_tensors", "replace_tensors"),
+    "onnx": ("OnnxModel",),
     "transport.checkpoints": ("load_checkpoint",),
     "transport.keeper": ("KeptModel", "list_models"),
     "transport.pipelines": ("load_pipeline_in_actor",),
