@@ -303,13 +303,22 @@ def found(pipeline: WithPassenger) -> Any:
 
 
 _GENERATE = ("__call__", "generate")
+_ENCODE = ("__call__", "encode")
 
 CASES = {
     "generation": Case("transformers", '`pipeline("text-generation")`', text_generation, generated, _GENERATE),
     "classification": Case("transformers", '`pipeline("text-classification")`', text_classification, classified),
     "images": Case("transformers", '`pipeline("image-classification")`, a ResNet', image_classification, recognized),
-    "speech": Case("transformers", '`pipeline("automatic-speech-recognition")`, a Whisper', speech_recognition, transcribed, _GENERATE),
-    "embeddings": Case("sentence-transformers", "`SentenceTransformer`, all-MiniLM-L6-v2", sentence_transformer, embedded, ("__call__", "encode")),
+    "speech": Case(
+        "transformers",
+        '`pipeline("automatic-speech-recognition")`, a Whisper',
+        speech_recognition,
+        transcribed,
+        _GENERATE,
+    ),
+    "embeddings": Case(
+        "sentence-transformers", "`SentenceTransformer`, all-MiniLM-L6-v2", sentence_transformer, embedded, _ENCODE
+    ),
     "adapters": Case("peft", "ten LoRA adapters in one model, `adapter_names=`", adapted, answers_of_adapters),
     "quantized": Case("torchao", "`quantize_`, int8 weights", quantized, run_on_ones),
     "diffusion": Case("diffusers", "`DDIMPipeline`", image_generation, drawn),
@@ -320,4 +329,4 @@ CASES = {
     "neighbours": Case("scikit-learn", "`KNeighborsClassifier` in a pipeline", with_neighbours, predicted),
     "forest": Case("scikit-learn", "`ExtraTreesRegressor` in a pipeline", with_forest, predicted),
     "index": Case("faiss", "`IndexFlatL2` in a pipeline", with_index, found),
-}  # fmt: skip
+}

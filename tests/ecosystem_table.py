@@ -5,6 +5,7 @@ PYTHONPATH=tests python -m ecosystem_table     measures everything and rewrites 
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -51,23 +52,28 @@ def _share(private: float | None) -> str:
     return "shared" if private < 0.1 else "partly shared" if private < 0.9 else "private"
 
 
-def measured(case: Case) -> Row:
-    """Wraps, loads, saves and uses a case in the running cluster; what it raises is printed."""
+def measured(case: Case, worker: Any) -> Row:
+    """Wraps, loads, saves and uses a case in the running cluster; what it raises is printed.
+
+    Args:
+        case: what to measure.
+        worker: a `Worker` that holds nothing.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as workers have, so that sums have one order
     try:
-        return _measured(case)
+        return _measured(case, worker)
     finally:
         torch.set_num_threads(threads)
 
 
-def _measured(case: Case) -> Row:
+def _measured(case: Case, worker: Any) -> Row:
     pipeline = case.make(False)
     expected = exact(case.answer(pipeline))
-    worker = Worker.remote(_WarmUp(case.make, case.answer))
     grown: list[float] = []
 
     def loaded_in_actor() -> bool:
+        ray.get(worker.do.remote(_warm_up, case.make, case.answer))
         before = ray.get(worker.grown.remote())
         ray.get(worker.load.remote(ActorWrapper(pipeline)))
         outcome = exact(ray.get(worker.do.remote(case.answer))) == expected
@@ -87,19 +93,14 @@ def _measured(case: Case) -> Row:
         return all(exact(case.answer(wrapper)) == expected for _ in range(2))
 
     in_actors, saved, in_tasks = map(_attempt, (loaded_in_actor, loaded_from_file, run_in_tasks))
-    ray.kill(worker)
     return Row(in_tasks, in_actors, saved, grown[0] if grown else None)
 
 
-class _WarmUp(NamedTuple):
+def _warm_up(_: Any, make: Callable[[bool], Any], answer: Callable[[Any], Any]) -> None:
     """What any use of a library costs a worker once."""
-
-    make: Callable[[bool], Any]
-    answer: Callable[[Any], Any]
-
-    def __call__(self) -> None:
-        self.answer(self.make(True))
-        give_back_free_memory(None)
+    answer(make(True))
+    gc.collect()
+    give_back_free_memory(None)
 
 
 def _answer_from_file(_: Any, path: str, answer: Callable[[Any], Any]) -> Any:
@@ -162,8 +163,9 @@ def _cluster() -> Iterator[None]:
 def main() -> None:
     lines = header()
     with _cluster():
+        worker = Worker.remote()
         for case in CASES.values():
-            row = measured(case)
+            row = measured(case, worker)
             lines.append(row.line(case))
             print(lines[-1], "" if row.private is None else f"{row.private:.3f}", flush=True)
     before, _, after = _parts()
