@@ -346,7 +346,7 @@ def _refuse_unreadable(obj: Any) -> Any:
 def _refuse_session(obj: Any) -> Any:
     raise TypeError(
         "a session of ONNX Runtime does not give its model back; wrap ray_zerocopy.OnnxModel(path_or_bytes) instead, "
-        "which is called like it"
+        "which has its run(), get_inputs() and get_outputs()"
     )
 
 
