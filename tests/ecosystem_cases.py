@@ -302,6 +302,35 @@ def found(pipeline: WithPassenger) -> Any:
     return pipeline.passenger.search(samples(2, 64), 3)
 
 
+# --8<-- [start:shared-index]
+class SharedIndex:
+    """An index of faiss that is searched where its bytes lie; nothing can be added to it after it was pickled."""
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    def search(self, vectors: Any, neighbours: int) -> tuple[Any, Any]:
+        return self.index.search(vectors, neighbours)
+
+    def __getstate__(self) -> Any:
+        import faiss
+
+        return faiss.serialize_index(self.index)  # an array, and so a part that is shared
+
+    def __setstate__(self, content: Any) -> None:
+        import faiss
+
+        self.content = content  # which the index needs as long as it lives
+        self.index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(content), content.nbytes))
+
+
+# --8<-- [end:shared-index]
+
+
+def with_shared_index(is_small: bool) -> WithPassenger:
+    return WithPassenger(SharedIndex(with_index(is_small).passenger))
+
+
 _GENERATE = ("__call__", "generate")
 _ENCODE = ("__call__", "encode")
 
@@ -329,4 +358,5 @@ CASES = {
     "neighbours": Case("scikit-learn", "`KNeighborsClassifier` in a pipeline", with_neighbours, predicted),
     "forest": Case("scikit-learn", "`ExtraTreesRegressor` in a pipeline", with_forest, predicted),
     "index": Case("faiss", "`IndexFlatL2` in a pipeline", with_index, found),
+    "shared index": Case("faiss", "the same through `SharedIndex`, below", with_shared_index, found),
 }

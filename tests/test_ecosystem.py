@@ -32,6 +32,14 @@ def test_the_table_has_no_other_lines() -> None:
     assert len(table.documented()) == len(table.header()) + len(CASES)
 
 
+@pytest.mark.parametrize("name", ["onnx", "bytes", "bytearray", "neighbours", "forest", "index", "shared index"])
+def test_what_is_no_module_of_torch_comes_by_name_as_it_was_wrapped(name: str) -> None:
+    case = CASES[name]
+    pipeline = case.make(True)
+    with ActorWrapper(pipeline, name=name) as wrapper:
+        assert table.exact(case.answer(wrapper.load())) == table.exact(case.answer(pipeline))
+
+
 def one_adapter(number: int) -> Any:
     model = adapted(is_small=False, adapters=1)
     with torch.no_grad():
