@@ -49,7 +49,7 @@ class Row(NamedTuple):
 def _share(private: float | None) -> str:
     if private is None:
         return "not loaded"
-    return "shared" if private < 0.1 else "partly shared" if private < 0.9 else "private"
+    return "shared" if private < 0.2 else "partly shared" if private < 0.8 else "private"
 
 
 def measured(case: Case, worker: Any) -> Row:
