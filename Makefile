@@ -77,6 +77,18 @@ test-python: setup ## the Python tests alone
 test-faults: setup ## the Python tests that take longer: stores on disk, a write storm of 60 s, namespaces
 	python -m pytest -m faults --junitxml=$(REPORTS)/pytest-faults.xml
 
+.PHONY: test-ecosystem
+test-ecosystem: $(VENV)/.ecosystem ## the Python tests with the libraries that users wrap: PEFT, diffusers, ONNX Runtime, ...
+	python -m pytest -m ecosystem --junitxml=$(REPORTS)/pytest-ecosystem.xml
+
+.PHONY: ecosystem-table
+ecosystem-table: $(VENV)/.ecosystem ## what works of them and what is shared, measured: rewrites the table in docs/ecosystem.md
+	@PYTHONPATH=tests python -W ignore -m ecosystem_table
+
+$(VENV)/.ecosystem: $(VENV)/.ready
+	@$(PIP) --no-build-isolation -e '.[ecosystem]'
+	@touch $@
+
 SOAK_MINUTES ?= 30
 
 .PHONY: soak

@@ -77,3 +77,18 @@ def test_the_four_wrappers_give_the_pipelines_own_results_and_writes_are_private
 def test_torchscript_in_tasks_is_fresh_at_each_call(lines: list[str]) -> None:
     answers = [line.rsplit(" ", 1)[-1] for line in lines]
     assert answers == ["True"] * 6
+
+
+@pytest.mark.ecosystem
+@example("text_generation_over_http.py")
+def test_text_that_was_learnt_is_generated_over_http(lines: list[str]) -> None:
+    assert lines[0] == "POST /complete 'A node keeps'"
+    assert lines[-1] == "  as it was learnt: True"
+
+
+@pytest.mark.ecosystem
+@example("embeddings_over_http.py")
+def test_a_real_model_embeds_what_belongs_together_close_to_each_other_over_http(lines: list[str]) -> None:
+    assert lines[0] == "POST /embed, 3 texts at once: 384 numbers each"
+    related, unrelated = (float(line.split()[0]) for line in lines[2:])
+    assert related > 0.4 > 0.2 > unrelated

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ray_zerocopy.older.public import ZeroCopyModel
     from ray_zerocopy.older.published.wrappers import JITModelWrapper, ModelWrapper
     from ray_zerocopy.older.rewrite import extract_tensors, replace_tensors
+    from ray_zerocopy.onnx import OnnxModel
     from ray_zerocopy.transport.checkpoints import load_checkpoint
     from ray_zerocopy.transport.keeper import KeptModel, list_models
     from ray_zerocopy.transport.pipelines import load_pipeline_in_actor
@@ -46,6 +47,7 @@ __all__ = [
     "ModelLostError",
     "ModelMemory",
     "ModelWrapper",
+    "OnnxModel",
     "TaskWrapper",
     "ZeroCopyModel",
     "__version__",
@@ -79,6 +81,7 @@ _MODULES = {
     "older.public": ("ZeroCopyModel",),
     "older.published.wrappers": ("JITModelWrapper", "ModelWrapper"),
     "older.rewrite": ("extract_tensors", "replace_tensors"),
+    "onnx": ("OnnxModel",),
     "transport.checkpoints": ("load_checkpoint",),
     "transport.keeper": ("KeptModel", "list_models"),
     "transport.pipelines": ("load_pipeline_in_actor",),

@@ -271,6 +271,8 @@ class _Pickler(cloudpickle.CloudPickler):
             return self._walk.program
         if cls.__name__ == UNREADABLE:
             return _refuse_unreadable
+        if cls.__name__ == "InferenceSession" and cls.__module__.startswith("onnxruntime."):
+            return _refuse_session
         return self._by_default
 
     def _by_default(self, obj: Any) -> Any:
@@ -338,6 +340,13 @@ def _refuse_unreadable(obj: Any) -> Any:
     raise TypeError(
         f"an {UNREADABLE} tells nobody what it was loaded from, nor gives its weights back; compile the "
         "exported program with ray_zerocopy.CompiledProgram.compile(program)"
+    )
+
+
+def _refuse_session(obj: Any) -> Any:
+    raise TypeError(
+        "a session of ONNX Runtime does not give its model back; wrap ray_zerocopy.OnnxModel(path_or_bytes) instead, "
+        "which has its run(), get_inputs() and get_outputs()"
     )
 
 

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.image import Image, freeze, paths
 from ray_zerocopy.image.references import is_ray_reference
+from ray_zerocopy.onnx import OnnxModel
 
 
 class PublishedModels:
@@ -33,7 +34,7 @@ def is_model(cls: type) -> bool:
     """
     if issubclass(cls, _CONTAINERS):
         return cls.forward is not nn.Module.forward
-    return issubclass(cls, (nn.Module, ExportedProgram, CompiledProgram))
+    return issubclass(cls, (nn.Module, ExportedProgram, CompiledProgram, OnnxModel))
 
 
 class Parts(NamedTuple):
@@ -128,9 +129,9 @@ def check_holds_model(pipeline: Any, models: Sequence[Any], *, alternative: str 
     """
     if not models and not _holds_published(pipeline):
         raise TypeError(
-            f"Expected a model (torch.nn.Module, ExportedProgram, CompiledProgram){alternative} somewhere in the "
-            f"pipeline (a {type(pipeline).__name__}), found none. It must be part of the object: a global variable "
-            "that the pipeline's code uses is not."
+            f"Expected a model (torch.nn.Module, ExportedProgram, CompiledProgram, OnnxModel){alternative} somewhere "
+            f"in the pipeline (a {type(pipeline).__name__}), found none. It must be part of the object: a global "
+            "variable that the pipeline's code uses is not."
         )
 
 

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.image.blocks import BlockTable
 from ray_zerocopy.image.tensors import StorageCollector, is_elements
+from ray_zerocopy.onnx import OnnxModel
 
 RESERVED = "zerocopy."
 """What the names of the format's own entries begin with."""
@@ -95,6 +96,8 @@ def _named_tensors(model: Any) -> dict[str, torch.Tensor]:
         found = {**model.constants, **model.state_dict}
     elif isinstance(model, CompiledProgram):
         found = constants_of(model)
+    elif isinstance(model, OnnxModel):
+        found = model.named_tensors()
     return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
 

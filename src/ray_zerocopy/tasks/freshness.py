@@ -41,6 +41,7 @@ from ray_zerocopy._engine import Kind
 from ray_zerocopy.image import Thawed
 from ray_zerocopy.image.arrays import memory_of
 from ray_zerocopy.image.importable import is_importable
+from ray_zerocopy.onnx import OnnxModel
 from ray_zerocopy.tasks.script_state import ScriptState
 
 _log = logging.getLogger("ray_zerocopy")
@@ -290,6 +291,8 @@ def _new_kind(cls: type) -> _Kind:
         return Kind.SCRIPT
     if cls is torch.UntypedStorage:
         return Kind.STORAGE
+    if issubclass(cls, OnnxModel):
+        return _form_of_onnx_model
     if cls is type(_LOCK):
         return _form_of_lock
     if cls in (datetime.datetime, datetime.time, datetime.timezone):
@@ -322,7 +325,11 @@ def _adds_only_attributes(cls: type) -> bool:
 
 
 def _is_handle(cls: type) -> bool:
-    return cls in _HANDLES or (cls.__name__ == "AOTIModelPackageLoader" and cls.__module__.startswith("torch._C"))
+    return (
+        cls in _HANDLES
+        or (cls.__name__ == "AOTIModelPackageLoader" and cls.__module__.startswith("torch._C"))
+        or cls.__module__.startswith("onnxruntime.")
+    )
 
 
 def _has_slots(cls: type) -> bool:
@@ -357,6 +364,12 @@ def _form_of_time(time: datetime.datetime | datetime.time | datetime.timezone) -
 
 
 _LOCK = threading.Lock()
+
+
+def _form_of_onnx_model(model: OnnxModel) -> object:
+    if model.is_random:
+        raise TypeError("it holds an ONNX model that draws random numbers")
+    return None
 
 
 def _form_of_lock(lock: threading.Lock) -> object:

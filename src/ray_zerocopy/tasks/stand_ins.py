@@ -75,6 +75,28 @@ _MODES = frozenset({"eval", "train"})
 NAMES_OF_WRAPPERS = frozenset({"free", "map", "map_unordered", "nbytes", "options", "remote"})
 """What a `TaskWrapper` calls its own unless the pipeline has it."""
 
+_ADAPTER_METHODS = frozenset(
+    {
+        "add_adapter",
+        "add_weighted_adapter",
+        "delete_adapter",
+        "delete_adapters",
+        "disable_adapter",
+        "disable_adapters",
+        "disable_lora",
+        "enable_adapters",
+        "enable_lora",
+        "fuse_lora",
+        "load_adapter",
+        "merge_adapter",
+        "set_adapter",
+        "set_adapters",
+        "unfuse_lora",
+        "unmerge_adapter",
+    }
+)
+"""The methods of PEFT, transformers and diffusers that change which adapters a model has or uses."""
+
 _WRITING_OPERATORS = frozenset(
     {
         "__setitem__",
@@ -114,6 +136,8 @@ class Original(NamedTuple):
     """torch's own module classes among the model's: what they define changes the model in known ways."""
     redefined: frozenset[str]
     """Names of theirs that are something else in this model."""
+    adapter_methods: frozenset[str]
+    """Those of `_ADAPTER_METHODS` that the model has."""
     special_methods: SpecialMethods
     own_names: frozenset[str]
     """Those of `NAMES_OF_WRAPPERS` that the model has as well."""
@@ -133,6 +157,7 @@ class Original(NamedTuple):
             frozenset({"__call__", *(name for name in method_names if callable(getattr(model, name, None)))}),
             kinds,
             frozenset(n for n in known if n in vars(model) or not callable(getattr(type(model), n, None))),
+            frozenset(name for name in _ADAPTER_METHODS if callable(getattr(model, name, None))),
             SpecialMethods.of(type(model)),
             frozenset(n for n in NAMES_OF_WRAPPERS if hasattr(type(model), n) or hasattr(model, n)),
         )
@@ -143,8 +168,8 @@ class Original(NamedTuple):
         return self._replace(segments=tuple((n, memoryview(image.segments[n]).nbytes) for n in numbers))
 
     def is_mutator(self, name: str) -> bool:
-        """Whether the model's attribute is one of torch's methods that change a module."""
-        return name in _mutators(self.module_classes) and name not in self.redefined
+        """Whether the model's attribute is one of torch's methods, or of adapters', that change a module."""
+        return name in self.adapter_methods or (name in _mutators(self.module_classes) and name not in self.redefined)
 
     def is_mode(self, name: str) -> bool:
         """Whether the model's attribute is one of torch's methods that set a module's mode."""
