@@ -44,6 +44,7 @@ class Pipeline:
         return np.full(1 << 20, number)
 
     def wait_for(self, path: Path) -> str:
+        path.with_suffix(".started").touch()
         while not path.exists():
             time.sleep(0.02)
         return path.name
@@ -147,9 +148,10 @@ def test_who_stops_early_leaves_nothing_behind(tmp_path: Path, method: str) -> N
     del _
     assert until(store_is_empty)
     (tmp_path / "done").touch()
-    results = getattr(wrapper.wait_for, method)([tmp_path / name for name in ("done", "never", "never")])
+    results = getattr(wrapper.wait_for, method)([tmp_path / name for name in ("done", "never", "neither")])
     with contextlib.closing(results):
         assert next(results) == "done"
+        assert until(lambda: all((tmp_path / f"{name}.started").exists() for name in ("never", "neither")))
         tasks = list(results._in_flight)
     assert len(tasks) == 2
     for task in tasks:

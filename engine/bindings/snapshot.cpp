@@ -293,7 +293,11 @@ void Snapshot::add(nb::handle object) {
     }
   } catch (const std::bad_alloc&) {
     throw;
-  } catch (const nb::python_error& error) {  // Its what() is a whole traceback.
+  } catch (const nb::python_error& error) {
+    if (!error.matches(PyExc_Exception)) {  // A KeyboardInterrupt, by which Ray cancels a task.
+      throw;
+    }
+    // Its what() is a whole traceback.
     obstacle_ = nb::str(error.value()).c_str();
   } catch (const std::exception& error) {  // Of a rule that returned something else than it should.
     obstacle_ = error.what();
