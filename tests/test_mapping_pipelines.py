@@ -40,6 +40,9 @@ class Pipeline:
             raise ValueError(f"{number} is odd")
         return number
 
+    def stop_at_two(self, number: int) -> int:
+        return next(iter([])) if number == 2 else number
+
     def large(self, number: int) -> np.ndarray[Any, Any]:
         return np.full(1 << 20, number)
 
@@ -126,6 +129,15 @@ def test_an_exception_of_the_inputs_comes_after_the_results_of_those_before(wrap
     with pytest.raises(OSError, match="no more"):
         next(results)
     assert list(results) == []
+
+
+@pytest.mark.parametrize("method", ["map", "map_unordered"])
+def test_a_stop_iteration_does_not_end_the_results_unnoticed(wrapper: Any, method: str) -> None:
+    results = getattr(wrapper.stop_at_two, method)(range(4), max_in_flight=1)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        next(results)
+    assert list(results) == [3]
 
 
 def test_bad_arguments_are_an_error_at_once(wrapper: Any) -> None:

@@ -16,6 +16,7 @@ from ray_zerocopy import TaskWrapper
 from ray_zerocopy.image import Thawed, freeze, thaw_in_view
 from ray_zerocopy.tasks import residents
 from ray_zerocopy.tasks.freshness import FreshState
+from ray_zerocopy.tasks.torch_mode import TorchMode
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
 
@@ -61,6 +62,44 @@ class Stateful(nn.Module):
         left = [self.weight[0], self.seen[0], self.calls, len(self.cache), len(self.history)]
         left += [self.child.in_features - 2, getattr(self, "extra", 0), not self.weight.requires_grad]
         return float(sum(float(x) for x in left))
+
+
+class Scaled(nn.Module):
+    """Makes a tensor anew when it is loaded, and changes itself, so that a spare is loaded after each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.calls = 0
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)
+        self.scale = torch.ones(2)
+
+
+def test_the_default_dtype_of_a_call_is_not_that_of_a_model_loaded_meanwhile() -> None:
+    image = freeze(Scaled())
+    kept = residents.Residents(residents.Limits(idle_seconds=IDLE_SECONDS))
+    with kept.fresh("a", lambda: thaw_in_view(image)) as model:
+        model.calls += 1
+    with TorchMode(True, False, None, torch.float64).entered():
+        time.sleep(0.3)  # in which the spare would have been loaded
+    with kept.fresh("a", None) as model:
+        assert (model.scale.dtype, model.calls) == (torch.float32, 0)
+
+
+def test_of_a_pipelines_versions_the_last_used_one_is_kept() -> None:
+    image = freeze(Scaled())
+    kept = residents.Residents(residents.Limits(idle_seconds=IDLE_SECONDS))
+    keys = [
+        residents.Version(b"pipeline", b"1"),
+        residents.Version(b"other", b"1"),
+        residents.Version(b"pipeline", b"2"),
+    ]
+    for key in keys:
+        with kept.fresh(key, lambda: thaw_in_view(image)):
+            pass
+    assert [key in kept for key in keys] == [False, True, True]
 
 
 HOW = [

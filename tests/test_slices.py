@@ -20,7 +20,7 @@ SIZES = [4, 100 * KB, (1 << 20) - 64, (1 << 20) - 60, 1 << 20, (3 << 20) + 4, 4 
 @ray.remote
 def found(image: Image) -> tuple[int, int, list[bytes]]:
     """How many segments arrive, how many of their bytes are a private copy in the worker, and what they hold."""
-    weights, view = thaw_in_view(image)
+    weights, view, _ = thaw_in_view(image)
     assert view is not None
     return len(image.segments), view.copied_bytes, [bits(tensor) for tensor in weights]
 

@@ -214,6 +214,32 @@ def test_a_generators_values_come_one_by_one() -> None:
         ray.get(wrapper.later.remote())
 
 
+class Streaming:
+    """A generator that is in a mode of its own while it waits to be asked for the next value."""
+
+    def __init__(self) -> None:
+        self.model = Classifier().eval()
+
+    def stream(self, number: int) -> Iterator[tuple[bool, bool]]:
+        with torch.inference_mode():
+            for _ in range(number):
+                value = self.model(X)
+                yield value.requires_grad, value.is_inference()
+
+    def grad(self) -> tuple[int, bool, bool]:
+        return os.getpid(), torch.is_inference_mode_enabled(), self.model(X).requires_grad
+
+
+def test_a_generator_keeps_its_own_torch_mode_and_leaves_none_behind() -> None:
+    wrapper = TaskWrapper(Streaming())
+    for asked in (4, 1):  # to its end, and given up before
+        values = wrapper.stream.remote(4)
+        assert [ray.get(next(values)) for _ in range(asked)] == [(False, True)] * asked
+        del values
+    found = ray.get([wrapper.grad.remote() for _ in range(8)])
+    assert {tuple(rest) for _, *rest in found} == {(False, True)}
+
+
 class Failing:
     def __init__(self) -> None:
         self.model = Classifier().eval()

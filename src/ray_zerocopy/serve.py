@@ -68,7 +68,7 @@ def multiplexed(func: _Load | None = None, max_num_models_per_replica: int = 3) 
         parameters = len(inspect.signature(func).parameters) if callable(func) else 0
         if parameters not in (1, 2):
             raise TypeError(f"Expected a function of a model's id, or a method of self and the id, got {func!r}.")
-        attribute = f"_multiplexed_{func.__name__}"
+        attribute = f"_multiplexed_{func.__qualname__}"  # a class and its base may each have a method of this name
 
         async def model(*args: Any) -> Any:
             if len(args) != parameters:

@@ -96,18 +96,24 @@ def _say(line: str) -> None:
     if not hasattr(os, "memfd_create"):
         return
     with contextlib.suppress(OSError):  # no descriptor to be had, say: a load does not fail for that
-        while not _is_said(line):
-            pass  # another thread was faster with something else
+        if not _is_appended(line):
+            while not _is_written_anew():
+                pass  # another thread added or removed something that is not in it
 
 
-def _is_said(line: str) -> bool:
-    """One attempt; whether it was complete."""
-    global _file
+def _is_appended(line: str) -> bool:
+    """Whether the line is in the file that others read: another thread may just have written that anew."""
     file = _file
+    if file is None or not _entries or not file.is_of_now() or file.lines > 2 * len(_entries) + _SPARE_LINES:
+        return False
+    file.append(line)
+    return _file is file
+
+
+def _is_written_anew() -> bool:
+    """Whether the file has what is on record now."""
+    global _file
     entries = _entries.copy()
-    if file is not None and entries and file.is_of_now() and file.lines <= 2 * len(entries) + _SPARE_LINES:
-        file.append(line)
-        return _file is file
     _file = _File(entries) if entries else None
     return _entries.keys() == entries.keys()
 

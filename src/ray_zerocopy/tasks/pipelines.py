@@ -8,6 +8,7 @@ import functools
 import hashlib
 import inspect
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ from ray_zerocopy.tasks.freshness import ThawedProgram
 from ray_zerocopy.tasks.messages import Arguments, Message, packed, unpacked
 from ray_zerocopy.tasks.options import TaskOptions
 from ray_zerocopy.tasks.remote import check_has_ended
-from ray_zerocopy.tasks.stand_ins import Assembled, StandIn, original_of, source_of
+from ray_zerocopy.tasks.special_methods import public_class
+from ray_zerocopy.tasks.stand_ins import Assembled, ProgramStandIn, StandIn, original_of, source_of
 from ray_zerocopy.tasks.torch_mode import TorchMode
 from ray_zerocopy.transport import store
 
@@ -46,6 +48,7 @@ class RemotePipeline:
     def __init__(self, assembled: Assembled) -> None:
         self._pipeline = assembled.pipeline
         self._memory = _Memory(assembled)
+        self._identity = uuid.uuid4().bytes
         self._published: _Published | None = None
         self._publishing = threading.Lock()
 
@@ -92,11 +95,11 @@ class RemotePipeline:
         shared = self._memory.segments() if any(places) else ()
         kept = [None if place is None else _part(shared, place) for place in places]
         same = [part is not None and _have_equal_bytes(s, part) for s, part in zip(frozen.segments, kept, strict=True)]
-        externals = tuple(ModelPart.of(part) if isinstance(part, StandIn) else part for part in frozen.externals)
+        externals = tuple(ModelPart.of(part) if _is_replaced(part) else part for part in frozen.externals)
         own = tuple(b"" if is_same else s for s, is_same in zip(frozen.segments, same, strict=True))
         ref = store.publish(dataclasses.replace(frozen, externals=externals, segments=own))
         borrowed = tuple(place if is_same else None for place, is_same in zip(places, same, strict=True))
-        source = Source(ref, self._memory.published if any(same) else None, borrowed)
+        source = Source(ref, self._memory.published if any(same) else None, borrowed, self._identity)
         frozen = dataclasses.replace(frozen, segments=source.fetch().segments if places else ())
         return _Published(source, frozen, states, places)
 
@@ -122,6 +125,8 @@ class Source(NamedTuple):
     """The image that has some of its segments."""
     places: tuple[Place | None, ...]
     """Of each segment, where it is in the other image, if it is there."""
+    pipeline: bytes
+    """What tells the caller's pipeline apart from others, whatever it is changed to."""
 
     def fetch(self) -> Image:
         """The image, with all segments."""
@@ -258,7 +263,13 @@ class ModelPart(NamedTuple):
         source, original = source_of(stand_in), original_of(stand_in)
         if original.together is None:
             return cls(source, None, original.is_program)
-        return cls(source._replace(skeleton=original.together), original.number, original.is_program)
+        together = source._replace(skeleton=original.together, description="the models of a pipeline")
+        return cls(together, original.number, original.is_program)
+
+
+def _is_replaced(part: Any) -> bool:
+    """Whether workers have the model itself in this place: other stand-ins call theirs in a way of their own."""
+    return isinstance(part, StandIn) and public_class(part) in (StandIn, ProgramStandIn)
 
 
 @ray.remote
@@ -288,14 +299,14 @@ def _stream(arrived: Any, source: Source, *referred: Any) -> Iterator[Message]:
     """As `_run`, for a method that is a generator: each value leaves the worker when it is there."""
     name, mode, arguments, _ = unpacked(arrived)
     args, kwargs = Arguments(*arguments).filled(referred)
-    step = TorchMode(*mode).call
-    with _fresh(source) as pipeline:
-        values = getattr(pipeline, name)(*args, **kwargs)
-        while (value := step(next, (values, _END), {})) is not _END:
+    with (
+        _fresh(source) as pipeline,
+        # The generator begins and ends within one mode: what it enters itself, it leaves in its own order.
+        TorchMode(*mode).entered(),
+        contextlib.closing(getattr(pipeline, name)(*args, **kwargs)) as values,
+    ):
+        for value in values:
             yield Message(value)
-
-
-_END = object()
 
 
 def check_options(options: TaskOptions) -> None:
@@ -304,7 +315,8 @@ def check_options(options: TaskOptions) -> None:
 
 
 def _fresh(source: Source) -> contextlib.AbstractContextManager[Any]:
-    return residents.of_this_worker().fresh(source.image.binary(), functools.partial(_load, source))
+    version = residents.Version(source.pipeline, source.image.binary())
+    return residents.of_this_worker().fresh(version, functools.partial(_load, source))
 
 
 def _load(source: Source) -> Thawed:

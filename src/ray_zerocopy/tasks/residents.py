@@ -16,6 +16,7 @@ from ray_zerocopy import _engine
 from ray_zerocopy.image import Thawed
 from ray_zerocopy.tasks.freshness import FreshState
 from ray_zerocopy.tasks.memory_limit import memory_limit
+from ray_zerocopy.tasks.torch_mode import DEFAULT_DTYPE
 
 
 class Limits(NamedTuple):
@@ -64,6 +65,13 @@ def _number(name: str, default: float) -> float:
 
 Loader = Callable[[], Thawed]
 """Makes a model anew. It is kept with the model, so it must hold nothing of a call."""
+
+
+class Version(NamedTuple):
+    """The key of a pipeline that its owner changes: of its versions, a worker keeps the one that was used last."""
+
+    pipeline: bytes
+    image: bytes
 
 
 class NotKeptError(LookupError):
@@ -186,6 +194,7 @@ class Residents:
         if resident is None:
             if load is None:
                 raise NotKeptError(key)
+            self._drop_other_versions(key)
             resident = Resident(load)
         elif not resident.freshen():
             load = resident.load
@@ -196,6 +205,19 @@ class Residents:
         finally:
             resident.release()
             self._keep(key, resident)
+
+    def _drop_other_versions(self, key: Hashable) -> None:
+        """Let go of what no call is likely to ask for any more, so that it does not stay in the object store."""
+        if not isinstance(key, Version):
+            return
+        with self._changed:
+            others = [kept for kept in self._kept if isinstance(kept, Version) and kept.pipeline == key.pipeline]
+            for other in others:
+                del self._kept[other]
+            if self._unproved is not None and self._unproved[0] in others:
+                self._unproved = None
+        if others:
+            gc.collect()  # they may hold themselves in cycles
 
     def _keep(self, key: Hashable, resident: Resident) -> None:
         with self._changed:
@@ -235,7 +257,8 @@ class Residents:
     def _prove(self, key: Hashable, resident: Resident) -> None:
         if resident.prove():
             return
-        spare = Resident(resident.load)
+        with DEFAULT_DTYPE:  # a call in another thread may have a default dtype of its own
+            spare = Resident(resident.load)
         spare.last_used = resident.last_used
         with self._changed:
             if self._kept.get(key) is resident:

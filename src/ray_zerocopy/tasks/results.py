@@ -64,9 +64,12 @@ class Results(Iterator[Any]):
         result = self._next_ready()
         self._in_flight.remove(result)
         self._advance()
-        if isinstance(result, Exception):
-            raise result
-        return ray.get(result)
+        try:
+            if isinstance(result, Exception):
+                raise result
+            return ray.get(result)
+        except StopIteration as error:  # would end the loop, as if there were no more results
+            raise RuntimeError("A task, or what starts it, raised StopIteration.") from error
 
     def _next_ready(self) -> ray.ObjectRef[Any] | Exception:
         first = self._in_flight[0]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+
+DEFAULT_DTYPE = threading.RLock()
+"""Held where the process's default dtype is that of a call, and by whoever loads a model in another thread."""
 
 
 class TorchMode(NamedTuple):
@@ -33,18 +37,30 @@ class TorchMode(NamedTuple):
     def call(self, method: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call a method in this mode. What it changes of the mode ends with the call."""
         before = torch.get_default_dtype()
-        default = self.default or torch.float32
-        if default is not before:
-            torch.set_default_dtype(default)
+        # The least to do, in the path of each call.
+        if (self.default or torch.float32) is not before or self.autocast is not None:
+            with self.entered():
+                return method(*args, **kwargs)
         try:
-            # The least to do, in the path of each call.
-            if self.autocast is None and not (self.inference or torch.is_inference_mode_enabled()):
+            if not (self.inference or torch.is_inference_mode_enabled()):
                 with torch.set_grad_enabled(self.grad):
                     return method(*args, **kwargs)
             with self._entered():
                 return method(*args, **kwargs)
         finally:
             if torch.get_default_dtype() is not before:
+                torch.set_default_dtype(before)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """This mode, for the body. What the body changes of the mode ends with it."""
+        with DEFAULT_DTYPE:
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(self.default or torch.float32)
+            try:
+                with self._entered():
+                    yield
+            finally:
                 torch.set_default_dtype(before)
 
     @contextlib.contextmanager

@@ -7,6 +7,7 @@ that the process has loaded by names is what these stand for, but for the millis
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -82,6 +83,10 @@ def epoch() -> int:
     return _changes(ray.get_runtime_context().get_worker_id()).epoch()
 
 
+_epochs = itertools.count(1)
+"""Those of all connections: what was found through one is looked up again through the next."""
+
+
 class _Changes:
     """The call that this process has pending with the keeper. Any thread may call."""
 
@@ -106,7 +111,7 @@ class _Changes:
         if self._answer is not None:
             self._seen = None if self._answer.exception() is not None else self._answer.result()
         self._answer = keeper.wait_for_change(self._seen)
-        self._epoch += 1
+        self._epoch = next(_epochs)
 
 
 @functools.lru_cache(maxsize=1)

@@ -269,7 +269,8 @@ class Keeper:
 
     async def _repack(self) -> None:
         """Move what is needed out of bundles that for the most part are not, and would stay for its sake."""
-        total, needed = Counter[ray.ObjectRef[Any]](), Counter[ray.ObjectRef[Any]]()
+        total: Counter[Any] = Counter()
+        needed: Counter[Any] = Counter()
         for place in self._places.values():
             total[place.bundle] += place.nbytes
         for key in self._needed():
