@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "text.h"
+#include "without_gil.h"
 #include "zerocopy/image.h"
 
 namespace nb = nanobind;
@@ -74,7 +75,7 @@ ReadOnlyBytes blob(nb::handle_t<Image> self, std::size_t number) {
   const auto& image = nb::cast<const Image&>(self);
   std::span<const std::byte> bytes;
   {
-    const nb::gil_scoped_release no_gil;  // Its digest is computed.
+    const WithoutGil no_gil;  // Its digest is computed.
     bytes = image.blob(number);
   }
   return as_array(bytes, self);
@@ -155,7 +156,7 @@ void bind_image(const nb::module_& module) {
            "Raises:\n"
            "    IndexError: there is no such blob.\n"
            "    ImageError: its bytes are not those that were written.")
-      .def("verify", &verify, "threads"_a = 1, nb::call_guard<nb::gil_scoped_release>(),
+      .def("verify", &verify, "threads"_a = 1, nb::call_guard<WithoutGil>(),
            "Reads all segments and blobs and compares them with their digests.\n\n"
            "Args:\n"
            "    threads: 1 to 64.\n\n"

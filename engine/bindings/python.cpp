@@ -29,6 +29,7 @@
 #include "system/source.h"
 #include "text.h"
 #include "window/placement.h"
+#include "without_gil.h"
 #include "zerocopy/error.h"
 #include "zerocopy/view.h"
 #include "zerocopy/view_stats.h"
@@ -105,7 +106,7 @@ class PythonView {
   // Runs as the Python object goes, so with the GIL; unmapping and joining threads may take a while, so without it.
   ~PythonView() {
     const nb::error_scope keep_raised_exception;
-    const nb::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     view_ = nullptr;
   }
 
@@ -120,7 +121,7 @@ class PythonView {
     for (const nb::handle exporter : segments) {
       spans.push_back(buffers->add(exporter));
     }
-    const nb::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     view_ = std::make_unique<View>(spans, std::move(buffers));
   }
 
@@ -130,7 +131,7 @@ class PythonView {
 
 std::string digest(nb::handle exporter) {
   const Buffer buffer(exporter);
-  const nb::gil_scoped_release no_gil;
+  const WithoutGil no_gil;
   return digest_of(buffer.bytes());
 }
 
@@ -262,7 +263,7 @@ void fill_tensor(const Tensor& tensor, nb::handle data) {
     throw nb::value_error("The tensor is of another size.");
   }
   constexpr std::size_t while_others_wait = std::size_t{64} << 10U;
-  std::optional<nb::gil_scoped_release> no_gil;
+  std::optional<WithoutGil> no_gil;
   if (bytes.size() > while_others_wait) {
     no_gil.emplace();
   }
@@ -278,7 +279,7 @@ NB_MODULE(_engine, module) {
 
   // A thread that wants the GIL while the interpreter ends is ended by force.
   nb::module_::import_("atexit").attr("register")(
-      nb::cpp_function([] { Source::stop_waiting(); }, nb::call_guard<nb::gil_scoped_release>()));
+      nb::cpp_function([] { Source::stop_waiting(); }, nb::call_guard<WithoutGil>()));
 
   nb::register_exception_translator([](const std::exception_ptr& thrown, void* /*payload*/) {
     try {
@@ -390,7 +391,7 @@ NB_MODULE(_engine, module) {
           "system_call.")
       .def(
           "prefault", [](const PythonView& self, unsigned threads) { self.view().prefault(threads); }, "threads"_a = 1,
-          nb::call_guard<nb::gil_scoped_release>(),
+          nb::call_guard<WithoutGil>(),
           "Starts to take the page faults of all mapped pages in background threads, and returns.\n\n"
           "Does nothing while that is still going on. The threads end with the View.\n\n"
           "Args:\n"
@@ -399,17 +400,17 @@ NB_MODULE(_engine, module) {
           "    ValueError: another number of threads.\n"
           "    OSError: no thread could be started.")
       .def(
-          "wait_prefault", [](const PythonView& self) { self.view().wait_prefault(); },
-          nb::call_guard<nb::gil_scoped_release>(), "Returns when no prefault is under way.")
+          "wait_prefault", [](const PythonView& self) { self.view().wait_prefault(); }, nb::call_guard<WithoutGil>(),
+          "Returns when no prefault is under way.")
       .def(
           "diverged_bytes", [](const PythonView& self) { return self.view().diverged_bytes(); },
-          nb::call_guard<nb::gil_scoped_release>(),
+          nb::call_guard<WithoutGil>(),
           "Bytes of the pages that this process has made its own in the mapped segments, by writing to them.\n\n"
           "Private copies count nothing here (see copied_bytes).\n\n"
           "Raises:\n"
           "    OSError: the kernel does not tell.")
       .def(
-          "stats", [](const PythonView& self) { return self.view().stats(); }, nb::call_guard<nb::gil_scoped_release>(),
+          "stats", [](const PythonView& self) { return self.view().stats(); }, nb::call_guard<WithoutGil>(),
           "What the View maps and what of it is this process's own, now.\n\n"
           "Raises:\n"
           "    OSError: the kernel does not tell.")
@@ -426,7 +427,7 @@ NB_MODULE(_engine, module) {
           "Where the mapped segments are, in whole pages: of each mapping the first and the last (exclusive) address.")
       .def(
           "watch_writes", [](const PythonView& self) { return self.view().watch_writes(); },
-          nb::call_guard<nb::gil_scoped_release>(),
+          nb::call_guard<WithoutGil>(),
           "Has the kernel note writes from now on, so that diverged_bytes takes a tenth of the time.\n\n"
           "Pages that are not in the page table yet are slower to come by from now on: prefault first. Returns "
           "whether\n"
@@ -435,14 +436,14 @@ NB_MODULE(_engine, module) {
           "Raises:\n"
           "    OSError: the kernel does not tell which pages are this process's own.")
       .def(
-          "reset", [](const PythonView& self) { self.view().reset(); }, nb::call_guard<nb::gil_scoped_release>(),
+          "reset", [](const PythonView& self) { self.view().reset(); }, nb::call_guard<WithoutGil>(),
           "Back to the shared content; what was written is lost, and all arrays stay good.\n\n"
           "Raises:\n"
           "    OSError: the kernel refused.");
 
   module.def(
       "page_use", [](int process, const std::vector<AddressRange>& ranges) { return page_use(process, ranges); },
-      "process"_a, "ranges"_a, nb::call_guard<nb::gil_scoped_release>(),
+      "process"_a, "ranges"_a, nb::call_guard<WithoutGil>(),
       "What a process has of the pages at some addresses.\n\n"
       "Args:\n"
       "    process: its number.\n"

@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "without_gil.h"
 #include "zerocopy/error.h"
 
 namespace zerocopy::python {
@@ -24,7 +25,7 @@ nanobind::str decoded(const std::string& text);
 template <typename Call>
 auto with_file(const std::string& path, Call call) {
   try {
-    const nanobind::gil_scoped_release no_gil;
+    const WithoutGil no_gil;
     return call();
   } catch (const Error& error) {
     if (error.code() != Error::Code::system_call) {

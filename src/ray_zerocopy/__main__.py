@@ -67,7 +67,7 @@ def _of_cluster(given: argparse.Namespace) -> int:
         else:
             print(_list() if given.command == "list" else _free(given.name, given.namespace))
     except (ConnectionError, ValueError, RayError) as error:
-        print(error, file=sys.stderr)
+        print("\n".join(map(inspection.printable, str(error).splitlines())), file=sys.stderr)
         return 1
     return 0
 
@@ -97,7 +97,7 @@ def _list() -> str:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(inspection.printable(line.rstrip()) for line in lines)
 
 
 def _free(name: str, namespace: str | None) -> str:

@@ -132,8 +132,9 @@ class OnnxModel:
             kwargs: inputs by their names.
 
         Returns:
-            The output; a tuple of them if there are several. If an input is a tensor they are tensors, on its device;
-            else arrays. numpy has no bfloat16 and no float8: a model with such outputs must be given a tensor.
+            The output; a tuple of them if there are several. If an input is a tensor they are tensors, on its device
+            (arrays within sequences stay arrays); else arrays. numpy has no bfloat16 and no float8: a model with such
+            outputs must be given a tensor.
 
         Raises:
             TypeError: an input is missing, given twice, or unknown.

@@ -20,7 +20,7 @@ class ClusterMemory(NamedTuple):
 
     nodes: tuple[NodeMemory, ...]
     silent: tuple[str, ...]
-    """The addresses of those nodes that did not answer in time."""
+    """The addresses of those nodes that did not answer in time, or had an error, which is in brackets behind it."""
 
 
 def cluster_memory() -> ClusterMemory:
@@ -42,8 +42,8 @@ def cluster_memory() -> ClusterMemory:
     for task in done:
         try:
             seen.append(ray.get(task))
-        except RayError:  # the node has gone meanwhile
-            silent.append(tasks[task])
+        except RayError as error:  # the node has gone meanwhile, or cannot look
+            silent.append(f"{tasks[task]} ({str(error).strip().splitlines()[-1]})")
     return ClusterMemory(tuple(sorted(seen)), tuple(silent))
 
 

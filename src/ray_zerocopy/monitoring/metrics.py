@@ -96,7 +96,8 @@ def _set_gauges(metrics: _Metrics, models: set[str]) -> None:
 def _metrics() -> _Metrics | None:
     """None: this process is not connected to Ray, or was forked, which leaves Ray's locks as they were."""
     ray: Any = sys.modules.get("ray")
-    if ray is None or os.getpid() != _PROCESS or not ray.is_initialized():
+    is_initialized = getattr(ray, "is_initialized", None)  # None, too, while another thread imports it
+    if is_initialized is None or os.getpid() != _PROCESS or not is_initialized():
         return None
     return _made()
 

@@ -111,8 +111,9 @@ def _of_process(found: record.Record) -> tuple[list[ProcessModel], set[_Part]]:
         if entry.pages and not mapped:
             continue  # a forked child that has dropped what its parent recorded
         parts.update(part for *_, part in mapped)
-        use = _engine.page_use(found.process, entry.pages)
-        loads[entry.model, entry.source, entry.origin].append((entry, use))
+        seen_pages = sorted({(part.first, part.last) for part in mapped})  # whatever else the record says
+        use = _engine.page_use(found.process, seen_pages)
+        loads[entry.model, entry.source, entry.origin].append((entry._replace(pages=seen_pages), use))
     seen = []
     for (model, source, origin), several in loads.items():
         pages = sum(last - first for entry, _ in several for first, last in entry.pages)
@@ -145,7 +146,7 @@ def _title(process: int) -> str:
 
 def _private_mappings(process: int) -> Iterator[_Mapped]:
     """Of files, in the order of addresses."""
-    with open(f"/proc/{process}/maps", errors="surrogateescape") as maps:
+    with open(f"/proc/{process}/maps", errors="surrogateescape", newline="\n") as maps:
         for line in maps:
             span, permissions, offset, device, inode = line.split(maxsplit=5)[:5]
             if permissions.endswith("p") and inode != "0":

@@ -92,6 +92,14 @@ def remove(number: int) -> None:
         _say(json.dumps([number]))
 
 
+def renew() -> None:
+    """Write the record anew if it is that of before a fork, or of before this process was connected to Ray."""
+    if _file is not None and not _file.is_of_now():
+        with contextlib.suppress(OSError):
+            while not _is_written_anew():
+                pass
+
+
 def _say(line: str) -> None:
     if not hasattr(os, "memfd_create"):
         return
@@ -121,7 +129,8 @@ def _is_written_anew() -> bool:
 def _node() -> str | None:
     ray: Any = sys.modules.get("ray")  # which files can do without
     client: Any = sys.modules.get("ray.util.client")
-    if ray is None or not ray.is_initialized() or (client is not None and client.ray.is_connected()):
+    is_initialized = getattr(ray, "is_initialized", None)  # None, too, while another thread imports it
+    if is_initialized is None or not is_initialized() or (client is not None and client.ray.is_connected()):
         return None
     node: str = ray.get_runtime_context().get_node_id()
     return node
@@ -142,9 +151,12 @@ def of_process(process: int) -> Record | None:
     held = f"/proc/{process}/fd"
     found = None
     with contextlib.suppress(OSError):
+        if os.stat(held).st_uid != os.geteuid():  # root may look into anybody's
+            return None
         for descriptor in os.listdir(held):
             path = f"{held}/{descriptor}"
-            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # it may be anybody's file
+            # Any process may hold a file of this name, with anything in it.
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
                 if os.readlink(path).startswith(f"/memfd:{_NAME} "):
                     found = _read(path, process)
                     if found.process == process:
@@ -152,16 +164,42 @@ def of_process(process: int) -> Record | None:
     return None if found is None else found._replace(process=process)
 
 
+_LARGEST = 16 << 20
+"""Bytes of a record that is read: more say what no process has loaded."""
+
+
 def _read(path: str, process: int) -> Record:
-    with open(path) as file:
-        head, *lines = file.read().split("\n")[:-1]  # what follows the last line's end is being written
+    with open(path, "rb", opener=_opened_without_waiting) as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(path)
+    head, *lines = content.decode().split("\n")[:-1]  # what follows the last line's end is being written
     said = json.loads(head)
     entries: dict[int, Entry] = {}
     for line in lines:
         number, *fields = json.loads(line)
         if fields:
-            entry = Entry._make(fields)
-            entries[number] = entry._replace(pages=[(first, last) for first, last in entry.pages])
+            entries[number] = _checked(Entry._make(fields))
         else:
             entries.pop(number, None)
     return Record(said["process"], said["node"], tuple(entries.values()))
+
+
+def _opened_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # another descriptor may have taken its number meanwhile
+
+
+def _checked(entry: Entry) -> Entry:
+    """The entry, if it could be one of ours: a process can write anything into its record.
+
+    Raises:
+        ValueError, TypeError: it could not.
+    """
+    pages = [(first, last) for first, last in entry.pages]
+    texts = (entry.model, entry.source, entry.origin or "", entry.private_copy_reason or "")
+    numbers = (entry.nbytes, entry.copied_bytes, *(address for span in pages for address in span))
+    if not all(isinstance(text, str) for text in texts) or not all(
+        type(n) is int and 0 <= n < 1 << 64 for n in numbers
+    ):
+        raise ValueError(entry)
+    return entry._replace(pages=pages)

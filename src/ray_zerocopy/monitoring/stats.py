@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ray_zerocopy.monitoring import loads, metrics
+from ray_zerocopy.monitoring import loads, metrics, record
 
 
 class ModelMemory(NamedTuple):
@@ -86,6 +86,7 @@ def memory_stats() -> MemoryStats:
     Raises:
         OSError: the kernel does not tell: `/proc/self/pagemap` cannot be read.
     """
+    record.renew()
     found: dict[int, ModelMemory] = {}
     for number, (load, view) in loads.living().items():
         stats = view.stats()

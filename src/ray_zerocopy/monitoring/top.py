@@ -73,7 +73,8 @@ def table(cluster: ClusterMemory) -> str:
     for address in cluster.silent:
         notes[f"{address} did not answer"] = None
     if len(rows) == 1:
-        return "\n".join([f"No process of {_counted(len(cluster.nodes), 'node')} has a model loaded.", *notes])
+        nothing = f"No process of {_counted(len(cluster.nodes), 'node')} has a model loaded."
+        return "\n".join(map(printable, [nothing, *notes]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

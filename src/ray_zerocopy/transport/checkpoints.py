@@ -16,6 +16,7 @@ from ray_zerocopy import _engine
 from ray_zerocopy.image.names import DTYPES
 from ray_zerocopy.image.tensors import DLPACK_TYPES, contiguous_stride, tensor_in
 from ray_zerocopy.monitoring import loads, metrics
+from ray_zerocopy.transport import unshared
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -146,24 +147,33 @@ def _tensors(checkpoint: _engine.Checkpoint, load: loads.Load) -> dict[str, torc
     with contextlib.suppress(OSError):  # no thread to be had: then the first use takes its page faults itself
         view.prefault()
     loads.note(view, load)
-    return {tensor[0]: _tensor(view, *tensor) for tensor in checkpoint.tensors}
+    unshared.say(view.copied_bytes, view.private_copy_reason)
+    tensors, copied = {}, 0
+    for tensor in checkpoint.tensors:
+        name = tensor[0]
+        tensors[name], is_copy = _tensor(view, *tensor)
+        copied += tensors[name].nbytes if is_copy else 0
+    unshared.say(copied, "tensors in the checkpoint do not begin at multiples of the size of their elements")
+    return tensors
 
 
 def _tensor(
     view: _engine.View, name: str, dtype_name: str, shape: tuple[int, ...], file: int, offset: int, nbytes: int
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, bool]:
+    """A tensor, and whether it is a private copy."""
     dtype = _TORCH_DTYPES.get(dtype_name)
     if dtype is None:
         raise ValueError(f"The tensor {name!r} has the dtype {dtype_name}, which this package has no tensors of.")
     if nbytes == 0:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype), False
     bytes_of = view.part(file, offset, nbytes)
-    if bytes_of.__array_interface__["data"][0] % dtype.itemsize != 0:  # a file of odd alignment
+    is_copy = bytes_of.__array_interface__["data"][0] % dtype.itemsize != 0  # a file of odd alignment
+    if is_copy:
         bytes_of = bytes_of.copy()
     elif dtype in DLPACK_TYPES:
-        return from_dlpack(view.tensor(file, offset, nbytes, shape, *DLPACK_TYPES[dtype]))
+        return from_dlpack(view.tensor(file, offset, nbytes, shape, *DLPACK_TYPES[dtype])), False
     storage = torch.from_numpy(bytes_of).untyped_storage()
-    return tensor_in(storage, torch.Tensor, dtype, 0, shape, contiguous_stride(shape), False)
+    return tensor_in(storage, torch.Tensor, dtype, 0, shape, contiguous_stride(shape), False), is_copy
 
 
 def _paths(files: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
