@@ -59,7 +59,7 @@ def small_and_large() -> nn.Module:
 
 def test_a_model_takes_its_own_bytes_on_a_device_and_computes_the_same(device: torch.device) -> None:
     model = small_and_large()
-    loaded, view = uploaded(freeze(model), device)
+    loaded, view, _ = uploaded(freeze(model), device)
     assert {tensor.device.type for tensor in loaded.parameters()} == {device.type}
     assert device_bytes(loaded.parameters()) == weight_bytes(model)
     assert view is None
@@ -97,7 +97,7 @@ def test_blocks_that_overlap_share_their_memory_on_the_device_and_no_others_do(d
 
 def test_a_tensor_in_a_large_array_takes_only_its_own_bytes_on_the_device(device: torch.device) -> None:
     array = np.zeros(100_000, np.float32)
-    loaded, view = uploaded(freeze({"array": array, "tensor": torch.from_numpy(array[:16])}), device)
+    loaded, view, _ = uploaded(freeze({"array": array, "tensor": torch.from_numpy(array[:16])}), device)
     assert loaded["tensor"].untyped_storage().nbytes() == 64
     assert view is not None
     loaded["array"][0] = 1  # a copy, as everything that moves to a device is
@@ -108,7 +108,7 @@ def test_a_tensor_in_a_large_array_takes_only_its_own_bytes_on_the_device(device
 def test_arrays_stay_on_the_host_and_only_they_are_mapped(place: str) -> None:
     array = np.arange(20_000, dtype=np.float32)
     image = freeze({"model": small_and_large(), "array": array, "bytes": bytearray(b"b" * 100_000)})
-    loaded, view = uploaded(image, torch.device(place))
+    loaded, view, _ = uploaded(image, torch.device(place))
     assert view is not None
     assert array.nbytes <= view.nbytes <= array.nbytes + 100_000
     assert bits(loaded["array"]) == bits(array)

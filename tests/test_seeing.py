@@ -38,7 +38,13 @@ DASHBOARD = Path(__file__).parent.parent / "docs" / "grafana" / "ray_zerocopy.js
 
 @pytest.fixture(scope="module")
 def worker(cluster: None) -> Any:
+    assert until(nothing_is_loaded), "earlier tests left models loaded"
     return Worker.remote(large)
+
+
+def nothing_is_loaded() -> bool:
+    gc.collect()
+    return not any(node.models for node in cluster_memory().nodes)
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def seen_of(source: Any) -> dict[str, Any]:
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("ray_zerocopy").addHandler(handler)
     expected = model()
-    first, view = store.load(source)
+    first, view, _ = store.load(source)
     right = torch.equal(first.weight, expected.weight)
     with torch.no_grad():
         first.weight.add_(1)
