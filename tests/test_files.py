@@ -421,3 +421,23 @@ for _ in range(2):
     assert found.stdout.count("torch.Size([1024, 1024])") == 2
     assert found.stderr.count("Weights are a private copy in this process") == 1, found.stderr
     assert "Too many open files" in found.stderr
+
+
+PROGRAM_WITH_A_DAEMON_THREAD = """
+import sys, threading, time
+import ray_zerocopy
+kept = ray_zerocopy.load(sys.argv[1])
+def loop():
+    while True:
+        ray_zerocopy.load(sys.argv[1])
+        ray_zerocopy.memory_stats()
+threading.Thread(target=loop, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+def test_a_thread_that_loads_while_the_program_ends_does_not_abort_it(path: str) -> None:
+    save(large(4), path)
+    command = [sys.executable, "-c", PROGRAM_WITH_A_DAEMON_THREAD, path]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (ended.returncode, ended.stderr) == (0, "")

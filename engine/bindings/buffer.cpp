@@ -1,5 +1,7 @@
 #include "buffer.h"
 
+#include "gil.h"
+
 namespace nb = nanobind;
 
 namespace zerocopy::python {
@@ -17,7 +19,7 @@ Buffer::Buffer(Buffer&& other) noexcept : buffer_(other.buffer_) { other.buffer_
 Buffer::~Buffer() {
   // With the interpreter gone, so are its objects: nothing is left to give the buffer back to.
   if (buffer_.obj != nullptr && nb::is_alive()) {
-    const nb::gil_scoped_acquire gil;
+    const WithGil gil;
     PyBuffer_Release(&buffer_);
   }
 }
@@ -28,7 +30,7 @@ std::span<const std::byte> Buffer::bytes() const noexcept {
 
 Buffers::~Buffers() {
   if (nb::is_alive()) {
-    const nb::gil_scoped_acquire gil;
+    const WithGil gil;
     buffers_.clear();
     kept_.clear();
   } else {

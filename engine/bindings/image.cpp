@@ -13,8 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "gil.h"
 #include "text.h"
-#include "without_gil.h"
 #include "zerocopy/image.h"
 
 namespace nb = nanobind;

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "gil.h"
 #include "text.h"
 #include "zerocopy/error.h"
 #include "zerocopy/image_writer.h"
@@ -81,7 +82,7 @@ std::string write(PythonImageWriter& self, nb::handle given, unsigned threads, c
   const std::string path = path_from(given);
   WriteOptions options{threads, {}};
   options.progress = [&progress](std::uint64_t written, std::uint64_t total) {
-    const nb::gil_scoped_acquire gil;
+    const WithGil gil;
     if (PyErr_CheckSignals() != 0) {  // Who interrupts the program does not wait until a large file is complete.
       throw nb::python_error();
     }

@@ -21,6 +21,7 @@
 
 #include "buffer.h"
 #include "checkpoint.h"
+#include "gil.h"
 #include "image.h"
 #include "image/digest.h"
 #include "image_writer.h"
@@ -29,7 +30,6 @@
 #include "system/source.h"
 #include "text.h"
 #include "window/placement.h"
-#include "without_gil.h"
 #include "zerocopy/error.h"
 #include "zerocopy/view.h"
 #include "zerocopy/view_stats.h"

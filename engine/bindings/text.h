@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "without_gil.h"
+#include "gil.h"
 #include "zerocopy/error.h"
 
 namespace zerocopy::python {
