@@ -436,7 +436,8 @@ time.sleep(0.3)
 """
 
 
-def test_a_thread_that_loads_while_the_program_ends_does_not_abort_it(path: str) -> None:
+def test_a_thread_that_loads_while_the_program_ends_does_not_abort_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "model.safetensors")
     save(large(4), path)
     command = [sys.executable, "-c", PROGRAM_WITH_A_DAEMON_THREAD, path]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
