@@ -39,7 +39,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster() -> None:
     """A small Ray that modules share: 4 CPUs by name, a store of 700 MB."""
     if not ray.is_initialized():
-        ray.init("local", num_cpus=4, object_store_memory=700 << 20, include_dashboard=False, log_to_driver=False)
+        start_cluster()
+
+
+def start_cluster() -> None:
+    ray.init("local", num_cpus=4, object_store_memory=700 << 20, include_dashboard=False, log_to_driver=False)
+
+
+@pytest.fixture(scope="module")
+def new_cluster(cluster: None) -> None:
+    """The shared cluster with new workers: some of earlier tests' hold weights for good, as an attack on others."""
+    gc.collect()
+    ray.shutdown()
+    start_cluster()
 
 
 @pytest.fixture

@@ -37,14 +37,8 @@ DASHBOARD = Path(__file__).parent.parent / "docs" / "grafana" / "ray_zerocopy.js
 
 
 @pytest.fixture(scope="module")
-def worker(cluster: None) -> Any:
-    assert until(nothing_is_loaded), "earlier tests left models loaded"
+def worker(new_cluster: None) -> Any:
     return Worker.remote(large)
-
-
-def nothing_is_loaded() -> bool:
-    gc.collect()
-    return not any(node.models for node in cluster_memory().nodes)
 
 
 @pytest.fixture
@@ -131,7 +125,7 @@ def test_workers_of_one_model_are_seen_to_have_one_copy(worker: Any) -> None:
     ]
 
 
-def test_what_a_worker_keeps_for_tasks_is_seen_until_it_is_evicted(cluster: None) -> None:
+def test_what_a_worker_keeps_for_tasks_is_seen_until_it_is_evicted(new_cluster: None) -> None:
     wrapper = TaskWrapper(large())
     wrapper(torch.zeros(1, 2048))
     (node,) = cluster_memory().nodes
