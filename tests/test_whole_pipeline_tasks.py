@@ -8,7 +8,7 @@ import inspect
 import os
 import pickle
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,30 @@ def test_a_generators_values_come_one_by_one() -> None:
         wrapper.count.map([1])
     with pytest.raises(TypeError, match=r"Retrieval\.later\(\) gave a coroutine object"):
         ray.get(wrapper.later.remote())
+
+
+class Talking:
+    def __init__(self) -> None:
+        self.model = Classifier().eval()
+
+    def talk(self) -> Generator[Any, Any, str]:
+        heard = yield self.model(X).shape
+        try:
+            yield heard
+        except KeyError:
+            yield "caught"
+        return "end"
+
+
+def test_a_generator_with_options_is_talked_to_as_without() -> None:
+    def said(values: Any) -> list[Any]:
+        heard = [next(values), values.send("hello"), values.throw(KeyError())]
+        with pytest.raises(StopIteration) as ended:
+            next(values)
+        return [*heard, ended.value.value]
+
+    wrapper = TaskWrapper(Talking())
+    assert said(wrapper.options(num_cpus=0).talk()) == said(wrapper.talk()) == [(3, 4), "hello", "caught", "end"]
 
 
 class Streaming:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
@@ -116,26 +116,40 @@ async def _awaited_with(options: TaskOptions, coroutine: CoroutineType[Any, Any,
         return await coroutine
 
 
-def _iterated_with(options: TaskOptions, values: GeneratorType[Any, Any, Any]) -> Iterator[Any]:
+def _iterated_with(options: TaskOptions, values: GeneratorType[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """As `yield from values`, with the options in each step alone."""
+    step: Callable[[Any], Any] = values.send
+    given: Any = None
     with contextlib.closing(values):
         while True:
-            with _model_calls_with(options):
-                value = next(values, _END)
-            if value is _END:
-                return
-            yield value
+            try:
+                with _model_calls_with(options):
+                    value = step(given)
+            except StopIteration as end:
+                return end.value
+            try:
+                step, given = values.send, (yield value)
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # which the caller has thrown in
+                step, given = values.throw, error
 
 
 async def _asynchronously_iterated_with(
     options: TaskOptions, values: AsyncGeneratorType[Any, Any]
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, Any]:
+    step: Callable[[Any], Awaitable[Any]] = values.asend
+    given: Any = None
     async with contextlib.aclosing(values):
         while True:
-            with _model_calls_with(options):
-                value = await anext(values, _END)
-            if value is _END:
+            try:
+                with _model_calls_with(options):
+                    value = await step(given)
+            except StopAsyncIteration:
                 return
-            yield value
-
-
-_END = object()
+            try:
+                step, given = values.asend, (yield value)
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # which the caller has thrown in
+                step, given = values.athrow, error
