@@ -71,6 +71,7 @@ def test_a_write_to_every_weight_in_one_actor_is_not_seen_in_another_a_later_one
     assert {name: bits(tensor) for name, tensor in model.state_dict().items()} == original
 
 
+@pytest.mark.faults
 def test_a_model_wrapped_on_one_node_is_one_copy_on_another() -> None:
     model = encoder()
     nodes = Cluster()

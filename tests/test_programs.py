@@ -73,6 +73,7 @@ def test_an_exported_program_runs_in_tasks_and_actors() -> None:
     assert bits(ray.get(worker.do.remote(lambda p: p(inputs())))) == expected
 
 
+@pytest.mark.faults  # compiling the program takes long
 def test_a_compiled_program_runs_in_tasks_and_actors(compiled: CompiledProgram, workers: list[Any]) -> None:
     x = inputs(WIDTH)
     expected = stack(WIDTH, DEPTH)(x)
@@ -86,6 +87,7 @@ def test_a_compiled_program_runs_in_tasks_and_actors(compiled: CompiledProgram, 
     assert torch.allclose(second, expected + 1, atol=1e-4)  # a loaded one keeps its state
 
 
+@pytest.mark.faults  # compiling the program takes long
 def test_a_compiled_program_checks_the_structure_of_its_arguments(compiled: CompiledProgram) -> None:
     x = inputs(WIDTH)
     with pytest.raises(TypeError, match="exported for inputs of the structure"):
@@ -97,6 +99,7 @@ def test_a_compiled_program_checks_the_structure_of_its_arguments(compiled: Comp
         CompiledProgram(package, {})
 
 
+@pytest.mark.faults  # compiling the program takes long
 def test_a_model_loaded_by_torch_alone_is_refused_with_what_to_do(compiled: CompiledProgram, tmp_path: Any) -> None:
     path = tmp_path / "model.pt2"
     path.write_bytes(compiled.__reduce__()[1][0])
@@ -105,6 +108,7 @@ def test_a_model_loaded_by_torch_alone_is_refused_with_what_to_do(compiled: Comp
         freeze({"compiled": loaded})
 
 
+@pytest.mark.faults  # compiling the program takes long
 def test_a_compiled_program_of_100_mb_costs_three_actors_almost_nothing(
     compiled: CompiledProgram, workers: list[Any]
 ) -> None:
@@ -120,6 +124,7 @@ def test_a_compiled_program_of_100_mb_costs_three_actors_almost_nothing(
         assert grown - before < 0.05 * weights
 
 
+@pytest.mark.faults  # compiling the program takes long
 def test_dropping_a_compiled_program_lets_go_of_its_weights(compiled: CompiledProgram, workers: list[Any]) -> None:
     def windows(_: Any) -> int:
         private_bytes()  # collects garbage
