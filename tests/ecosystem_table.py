@@ -120,7 +120,7 @@ def payload(pipeline: Any) -> int:
     from ray_zerocopy.image import freeze
 
     image = freeze(pipeline)
-    return max(image.nbytes, len(image.skeletons[0].pickled))
+    return max(image.nbytes, len(image.skeleton(0).pickled))
 
 
 def exact(answer: Any) -> Any:

@@ -3,7 +3,7 @@
 import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +39,20 @@ def read_image(path: Path) -> dict[str, Any]:
     header, data = _header(file)
     entries = _entries(header, data)
     return _index(_index_text(header, entries, data), entries)
+
+
+def read_parts(text: bytes, segments: Sequence[Any], blobs: Sequence[Any]) -> dict[str, Any]:
+    """The same for an image in parts."""
+    if len(text) > LARGEST_TEXT:
+        raise ViolationError("too_large", "the index")
+    index = _index(text, None)
+    for kind, parts in (("segments", segments), ("blobs", blobs)):
+        if len(parts) != len(index[kind]):
+            raise ViolationError("malformed_index", f"{len(parts)} {kind} instead of {len(index[kind])}")
+        for part, (_, nbytes, _) in zip(parts, index[kind], strict=True):
+            if memoryview(part).nbytes != nbytes:
+                raise ViolationError("truncated", f"{memoryview(part).nbytes} bytes instead of {nbytes}")
+    return index
 
 
 def digest(content: bytes) -> str:
@@ -204,19 +218,22 @@ def _index_text(header: dict[str, Any], entries: Entries, data: bytes) -> bytes:
     return text
 
 
-def _index(text: bytes, entries: Entries) -> dict[str, Any]:
-    malformed = _Checks("malformed_index")
+def _index(text: bytes, entries: Entries | None) -> dict[str, Any]:
+    """The index of a file that has these entries, or of an image in parts."""
+    malformed = _Checks("malformed_index", in_parts=entries is None)
     index = _json(text, "malformed_index")
     lists = {"segments", "blocks", "blobs", "archives", "programs", "roots"}
     malformed.members(index, {*lists, "tensors", "producer"})
-    end_of_parts = entries["zerocopy.index"][2]
+    end_of_parts = LARGEST_NUMBER if entries is None else entries["zerocopy.index"][2]
 
     reached = 0
     malformed.list(index["segments"], MOST_PARTS)
     for segment in index["segments"]:
         malformed.part(segment, reached, end_of_parts)
         offset, nbytes, _ = segment
-        malformed.check(nbytes > 0 and offset % 4096 == 0 and nbytes % 4096 == 0, "a segment is no whole pages")
+        malformed.check(nbytes > 0, "a segment without bytes")
+        if entries is not None:
+            malformed.check(offset % 4096 == 0 and nbytes % 4096 == 0, "a segment is no whole pages")
         reached = offset + nbytes
 
     malformed.list(index["blocks"], MOST_TENSORS)
@@ -235,7 +252,7 @@ def _index(text: bytes, entries: Entries) -> dict[str, Any]:
     malformed.list(index["blobs"], MOST_PARTS)
     for blob in index["blobs"]:
         malformed.part(blob, reached, end_of_parts)
-        malformed.check(blob[0] % 64 == 0, "a blob is not aligned")
+        malformed.check(entries is None or blob[0] % 64 == 0, "a blob is not aligned")
         reached = blob[0] + blob[1]
 
     malformed.list(index["archives"], MOST_PARTS)
@@ -253,7 +270,8 @@ def _index(text: bytes, entries: Entries) -> dict[str, Any]:
     if len(set(names)) != len(names):
         raise ViolationError("duplicate_name", str(names))
     malformed.check(isinstance(index["producer"], str), "the producer")
-    _compare(index, entries, malformed.check)
+    if entries is not None:
+        _compare(index, entries, malformed.check)
     return index
 
 
@@ -280,8 +298,9 @@ def _compare(index: dict[str, Any], entries: Entries, check: Callable[[bool, str
 class _Checks:
     """Checks that share the error that they raise."""
 
-    def __init__(self, error: str) -> None:
+    def __init__(self, error: str, in_parts: bool = False) -> None:
         self._error = error
+        self._in_parts = in_parts
 
     def check(self, holds: bool, problem: str) -> None:
         if not holds:
@@ -289,7 +308,7 @@ class _Checks:
 
     def list(self, values: Any, at_most: int) -> None:
         self.check(isinstance(values, list), str(values))
-        if len(values) > at_most:
+        if len(values) > at_most and not self._in_parts:
             raise ViolationError("too_large", str(len(values)))
 
     def tuple(self, values: Any, *kinds: type) -> None:
@@ -308,7 +327,9 @@ class _Checks:
             self.number(value, of)
 
     def dimensions(self, values: Any) -> None:
-        self.list(values, MOST_DIMENSIONS)
+        self.check(isinstance(values, list), str(values))
+        if len(values) > MOST_DIMENSIONS:
+            raise ViolationError("too_large", str(len(values)))
         self.check(all(type(value) is int for value in values), str(values))
 
     def size(self, shape: Any, dtype: str) -> int:
@@ -317,14 +338,15 @@ class _Checks:
         return math.prod(shape) * ITEM_SIZES[dtype]
 
     def part(self, value: Any, reached: int, end: int) -> None:
-        self.tuple(value, int, int, str)
+        has_digest = not self._in_parts or not isinstance(value, list) or value[2:] != [None]
+        self.tuple(value, int, int, str if has_digest else type(None))
         offset, nbytes, its_digest = value
-        self.check(_is_digest(its_digest), its_digest)
+        self.check(not has_digest or _is_digest(its_digest), str(its_digest))
         self.check(reached <= offset and offset + nbytes <= end, str(value))
 
     def tensors(self, values: Any, blocks: Any) -> None:
         self.check(isinstance(values, dict), str(values))
-        if len(values) > MOST_TENSORS:
+        if len(values) > MOST_TENSORS and not self._in_parts:
             raise ViolationError("too_large", str(len(values)))
         for tensor in values.values():
             self.tuple(tensor, str, list, list, int, int)

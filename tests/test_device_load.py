@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 def uploaded(image: Image, device: torch.device, skeleton: int = 0) -> Thawed:
     """What `thaw_in_view` does for a device, also where the device is the host's memory."""
-    bones = image.skeletons[skeleton]
+    bones = image.skeleton(skeleton)
     return thaw_into(DeviceMemory(image, bones, device), bones)
 
 
@@ -191,9 +192,9 @@ def test_tensors_wherever_a_script_module_holds_them_move_and_share_one_storage(
 def test_a_script_module_on_a_device_keeps_nothing_of_the_image(device: torch.device) -> None:
     module = torch.jit.freeze(torch.jit.script(small_and_large()))
     expected = module(X)
-    weights = [bytearray(segment) for segment in freeze(module).segments]
-    image = freeze(module)
-    image = Image(image.skeletons, image.blocks, tuple(map(memoryview, weights)), image.externals, image.scripts)
+    parts = freeze(module).parts
+    weights = [bytearray(segment) for segment in parts.segments]
+    image = Image.of(replace(parts, segments=tuple(map(memoryview, weights))))
     loaded = uploaded(image, device).root
     for segment in weights:
         segment[:] = bytes(len(segment))

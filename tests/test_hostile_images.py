@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,12 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from ray_zerocopy import _engine
+from ray_zerocopy import ImageError, _engine
 from ray_zerocopy.image import freeze, leaves, thaw
-from ray_zerocopy.image.image import EMPTY, Block, Image, Skeleton
+from ray_zerocopy.image.image import Image
 from ray_zerocopy.image.memory import DeviceMemory, HostMemory
+from ray_zerocopy.image.parts import ImageParts
 from ray_zerocopy.image.thawing import thaw_into
 from ray_zerocopy.transport import store
+
+Block = tuple[int | None, int, int]
+"""The segment, the offset there, and the bytes."""
 
 HUGE = 1 << 62
 TOO_HUGE = 1 << 70
@@ -55,21 +60,50 @@ def image(
     segments: tuple[int, ...] = (0,),
     buffers: tuple[int, ...] = (),
     tensor_blocks: tuple[int, ...] = (0,),
-) -> Image:
+    archive: int | None = None,
+) -> ImageParts:
     """Of one segment of 96 bytes, of which the first 16 are block 0 if no block is given."""
     pickled = pickle.dumps(root, protocol=5) + pickle.dumps(((), (), ()))
-    skeleton = Skeleton(pickled, buffers, None, tensor_blocks, segments, segments)
-    return Image((skeleton,), blocks or (Block(0, 0, 16),), (np.arange(24, dtype=np.float32).tobytes(),))
+    index = {
+        "segments": [[0, 96, None]],
+        "blocks": blocks or [(0, 0, 16)],
+        "tensors": {},
+        "blobs": [[128, len(pickled), None]],
+        "archives": [],
+        "programs": [],
+        "roots": [
+            {
+                "name": "pipeline",
+                "skeleton": 0,
+                "buffers": buffers,
+                "archive": archive,
+                "tensor_blocks": tensor_blocks,
+                "segments": segments,
+                "host_segments": segments,
+            }
+        ],
+        "producer": "a test",
+    }
+    return ImageParts(json.dumps(index), (pickled,), (np.arange(24, dtype=np.float32).tobytes(),))
 
 
-def on_the_host(bad: Image) -> Any:
-    (bones,) = bad.skeletons
-    return thaw_into(HostMemory(bad, bones), bones).root
+def edited(parts: ImageParts, edit: Callable[[dict[str, Any]], None]) -> ImageParts:
+    """The same with an edited index."""
+    index = json.loads(parts.index)
+    edit(index)
+    return replace(parts, index=json.dumps(index))
 
 
-def on_a_device(bad: Image) -> Any:
-    (bones,) = bad.skeletons
-    return thaw_into(DeviceMemory(bad, bones, torch.device("cpu")), bones).root
+def on_the_host(bad: ImageParts) -> Any:
+    put_together = Image.of(bad)
+    bones = put_together.skeleton(0)
+    return thaw_into(HostMemory(put_together, bones), bones).root
+
+
+def on_a_device(bad: ImageParts) -> Any:
+    put_together = Image.of(bad)
+    bones = put_together.skeleton(0)
+    return thaw_into(DeviceMemory(put_together, bones, torch.device("cpu")), bones).root
 
 
 WHERE = [on_the_host, on_a_device]
@@ -136,29 +170,29 @@ LEAVES = {
 
 @pytest.mark.parametrize("thawed", WHERE)
 @pytest.mark.parametrize("bad", LEAVES.values(), ids=LEAVES.keys())
-def test_what_does_not_lie_in_its_block_is_refused(thawed: Callable[[Image], Any], bad: Any) -> None:
+def test_what_does_not_lie_in_its_block_is_refused(thawed: Callable[[ImageParts], Any], bad: Any) -> None:
     with pytest.raises(ValueError, match=r"array|image|bytes|64 bits"):
         thawed(image(bad))
 
 
 # Blocks that one segment of 96 bytes does not have.
 BLOCKS = {
-    "before its segment": Block(0, -16, 16),
-    "across the start of its segment": Block(0, -4, 16),
-    "across the end of its segment": Block(0, 84, 16),
-    "behind its segment": Block(0, 96, 16),
-    "far behind its segment": Block(0, HUGE, 16),
-    "farther than 64 bits behind its segment": Block(0, TOO_HUGE, 16),
-    "of no bytes": Block(0, 0, 0),
-    "of less than no bytes": Block(0, 16, -16),
-    "of all bytes but too many": Block(0, 0, 100),
-    "of more bytes than can be": Block(0, 0, HUGE),
-    "of a size that overflows to the right one": Block(0, 0, (1 << 64) + 16),
-    "of another size than its tensor's": Block(0, 0, 8),
-    "in a segment that is not there": Block(1, 0, 16),
-    "in a segment counted from the end": Block(-2, 0, 16),
-    "in no segment": Block(EMPTY, 0, 16),
-    "in no segment, of no bytes": Block(EMPTY, 0, 0),
+    "before its segment": (0, -16, 16),
+    "across the start of its segment": (0, -4, 16),
+    "across the end of its segment": (0, 84, 16),
+    "behind its segment": (0, 96, 16),
+    "far behind its segment": (0, HUGE, 16),
+    "farther than 64 bits behind its segment": (0, TOO_HUGE, 16),
+    "of no bytes": (0, 0, 0),
+    "of less than no bytes": (0, 16, -16),
+    "of all bytes but too many": (0, 0, 100),
+    "of more bytes than can be": (0, 0, HUGE),
+    "of a size that overflows to the right one": (0, 0, (1 << 64) + 16),
+    "of another size than its tensor's": (0, 0, 8),
+    "in a segment that is not there": (1, 0, 16),
+    "in a segment counted from the end": (-2, 0, 16),
+    "in no segment": (None, 0, 16),
+    "in no segment, of no bytes": (None, 0, 0),
 }
 
 IN_BLOCKS = {
@@ -173,7 +207,7 @@ IN_BLOCKS = {
 @pytest.mark.parametrize("leaf", IN_BLOCKS.values(), ids=IN_BLOCKS.keys())
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
 def test_blocks_that_do_not_lie_in_their_segment_are_refused(
-    thawed: Callable[[Image], Any], leaf: Leaf, block: Block
+    thawed: Callable[[ImageParts], Any], leaf: Leaf, block: Block
 ) -> None:
     with pytest.raises(ValueError, match=r"array|image|bytes|64 bits"):
         thawed(image(leaf, block))
@@ -182,25 +216,24 @@ def test_blocks_that_do_not_lie_in_their_segment_are_refused(
 @pytest.mark.parametrize("block", [block for block in BLOCKS.values() if block[2] not in (0, 8)])
 def test_buffers_that_do_not_lie_in_their_segment_are_refused(block: Block) -> None:
     with pytest.raises(ValueError, match=r"image|bytes|64 bits"):
-        thaw(image(None, block, buffers=(0,)))
+        on_the_host(image(None, block, buffers=(0,)))
 
 
 ROOTS = {
     "a buffer of a block that is not there": image(None, buffers=(1,)),
     "a buffer of a block counted from the end": image(None, buffers=(-1,)),
     "a block in a segment that is not listed": image(tensor(), segments=()),
+    "a block in a segment that is not listed, and is not listed itself": image(tensor(), segments=(), tensor_blocks=()),
     "a segment that is not there": image(tensor(), segments=(0, 1)),
     "a segment counted from the end": image(tensor(), segments=(0, -1)),
-    "an archive that is not there": replace(
-        image(Leaf(leaves.script, 0)), skeletons=(image(Leaf(leaves.script, 0)).skeletons[0]._replace(scripts=0),)
-    ),
+    "an archive that is not there": image(Leaf(leaves.script, 0), archive=0),
 }
 
 
 @pytest.mark.parametrize("bad", ROOTS.values(), ids=ROOTS.keys())
-def test_roots_that_list_what_is_not_there_are_refused(bad: Image) -> None:
+def test_roots_that_list_what_is_not_there_are_refused(bad: ImageParts) -> None:
     with pytest.raises(ValueError, match="image"):
-        thaw(bad)
+        on_the_host(bad)
 
 
 @pytest.mark.parametrize("tensor_blocks", [(), (-1,), (1,)])
@@ -211,54 +244,82 @@ def test_a_root_that_does_not_list_its_tensors_blocks_is_refused_on_a_device(ten
 
 @pytest.mark.parametrize("number", [1, -1, HUGE])
 def test_a_skeleton_that_is_not_there_is_refused(number: int) -> None:
-    good = image(tensor())
-    with pytest.raises(ValueError, match="skeleton"):
+    good = Image.of(image(tensor()))
+    with pytest.raises(ValueError, match=f"root {number} is asked for"):
         thaw(good, skeleton=number)
 
 
 SCRIPTS = {
-    "a block shorter than the module's tensor": lambda blocks: [b._replace(nbytes=b.nbytes // 2) for b in blocks],
-    "a block of no bytes": lambda blocks: [b._replace(nbytes=0) for b in blocks],
-    "a block that ends behind its segment": lambda blocks: [b._replace(offset=b.offset + 4096) for b in blocks],
-    "a block before its segment": lambda blocks: [b._replace(offset=-64) for b in blocks],
+    "a block shorter than the module's tensor": lambda blocks: [[s, at, nbytes // 2] for s, at, nbytes in blocks],
+    "a block of no bytes": lambda blocks: [[s, at, 0] for s, at, _ in blocks],
+    "a block that is said to be empty": lambda blocks: [[None, 0, 0] for _ in blocks],
+    "a block that ends behind its segment": lambda blocks: [[s, at + 4096, nbytes] for s, at, nbytes in blocks],
+    "a block before its segment": lambda blocks: [[s, -64, nbytes] for s, _, nbytes in blocks],
     "no blocks": lambda blocks: [],
 }
 
 
 @pytest.fixture(scope="module")
-def scripted() -> Image:
-    return freeze(torch.jit.script(nn.Linear(8, 8)))
+def scripted() -> ImageParts:
+    return freeze(torch.jit.script(nn.Linear(8, 8))).parts
 
 
 @pytest.mark.parametrize("change", SCRIPTS.values(), ids=SCRIPTS.keys())
 @pytest.mark.parametrize("thawed", WHERE)
 def test_torchscript_modules_are_given_no_memory_that_is_not_theirs(
-    scripted: Image, thawed: Callable[[Image], Any], change: Callable[[Any], Any]
+    scripted: ImageParts, thawed: Callable[[ImageParts], Any], change: Callable[[Any], Any]
 ) -> None:
     with pytest.raises(ValueError, match=r"array|image|bytes"):
-        thawed(replace(scripted, blocks=tuple(change(scripted.blocks))))
+        thawed(edited(scripted, lambda index: index.update(blocks=change(index["blocks"]))))
 
 
-def test_an_archive_with_too_few_sizes_or_a_module_that_it_does_not_hold_is_refused(scripted: Image) -> None:
-    (archive,) = scripted.scripts
-    with pytest.raises(ValueError, match="shorter"):
-        thaw(replace(scripted, scripts=(replace(archive, sizes=archive.sizes[:-1]),)))
+def test_an_archive_with_too_few_sizes_or_a_module_that_it_does_not_hold_is_refused(scripted: ImageParts) -> None:
+    with pytest.raises(ValueError, match="its list of sizes"):
+        Image.of(edited(scripted, lambda index: index["archives"][0]["sizes"].pop()))
     with pytest.raises(ValueError, match="TorchScript module"):
-        thaw(replace(scripted, scripts=(replace(archive, modules={0: (-1, ())}),)))
+        thaw(Image.of(edited(scripted, lambda index: index["archives"][0].update(modules=[[0, 99, []]]))))
+
+
+def test_storages_of_another_size_than_their_archive_needs_are_refused(scripted: ImageParts) -> None:
+    def smaller(index: dict[str, Any]) -> None:
+        archive = index["archives"][0]
+        archive["sizes"] = [size // 2 for size in archive["sizes"]]
+
+    with pytest.raises(ValueError, match="bytes"):
+        thaw(Image.of(edited(scripted, smaller)))
 
 
 def test_quantized_weights_in_a_block_that_is_said_to_have_no_bytes_are_refused() -> None:
     # torch's own function puts these together; it would resize an empty storage, and leave it as it is.
-    frozen = freeze(torch.quantize_per_tensor(torch.ones(64), 0.1, 0, torch.qint8))
+    frozen = freeze(torch.quantize_per_tensor(torch.ones(64), 0.1, 0, torch.qint8)).parts
     with pytest.raises(ValueError, match="bytes"):
-        thaw(replace(frozen, blocks=tuple(Block(EMPTY, 0, 0) for _ in frozen.blocks)))
+        thaw(Image.of(edited(frozen, lambda index: index.update(blocks=[[None, 0, 0] for _ in index["blocks"]]))))
+
+
+PARTS = {
+    "a segment more": lambda parts: replace(parts, segments=(*parts.segments, bytes(8))),
+    "a segment less": lambda parts: replace(parts, segments=()),
+    "a longer segment": lambda parts: replace(parts, segments=(bytes(97),)),
+    "a shorter segment": lambda parts: replace(parts, segments=(bytes(95),)),
+    "a blob less": lambda parts: replace(parts, blobs=()),
+    "another blob": lambda parts: replace(parts, blobs=(b"",)),
+    "an index that is none": lambda parts: replace(parts, index="[]"),
+    "an index that ends too early": lambda parts: replace(parts, index=parts.index[:-1]),
+}
+
+
+@pytest.mark.parametrize("change", PARTS.values(), ids=PARTS.keys())
+def test_parts_that_do_not_belong_together_are_refused(change: Callable[[ImageParts], ImageParts]) -> None:
+    with pytest.raises(ImageError, match="an image cannot be put together from its parts") as caught:
+        Image.of(change(image(tensor())))
+    assert caught.value.code in ("malformed_index", "truncated")
 
 
 @pytest.mark.parametrize("thawed", WHERE)
-def test_blocks_may_overlap_in_any_way_and_show_the_same_bytes(thawed: Callable[[Image], Any]) -> None:
+def test_blocks_may_overlap_in_any_way_and_show_the_same_bytes(thawed: Callable[[ImageParts], Any]) -> None:
     overlapping = image(
         [tensor(0), tensor(1), array(2, shape=(2,))],
-        *(Block(0, 0, 16), Block(0, 4, 16), Block(0, 8, 8)),
+        *((0, 0, 16), (0, 4, 16), (0, 8, 8)),
         tensor_blocks=(0, 1),
     )
     first, second, third = thawed(overlapping)
@@ -271,7 +332,7 @@ def test_blocks_may_overlap_in_any_way_and_show_the_same_bytes(thawed: Callable[
     "leaf", [tensor(offset=99, shape=(0,)), array(offset=16, shape=(0,)), tensor(shape=(0, 9), stride=(9, 1))]
 )
 def test_what_has_no_elements_lies_anywhere(leaf: Leaf) -> None:
-    assert np.asarray(thaw(image(leaf))).size == 0
+    assert np.asarray(on_the_host(image(leaf))).size == 0
 
 
 @pytest.mark.parametrize(
@@ -288,8 +349,7 @@ def test_the_engine_gives_no_bytes_outside_of_a_segment(offset: int, nbytes: int
 
 
 def test_a_published_image_that_is_wrong_is_refused_where_it_is_loaded(cluster: None) -> None:
-    published = store.publish(image(tensor(), Block(0, 84, 16)))
-    with pytest.raises(ValueError, match="16 bytes at offset 84 are not within 96 bytes"):
-        store.load(published)
-    with pytest.raises(ValueError, match="skeleton -1"):
-        store.load(store.ModelInImage(published, -1))
+    with pytest.raises(ValueError, match="block 0: its 16 bytes from byte 84 on are not within its segment"):
+        store.load(store.publish(image(tensor(), (0, 84, 16))))
+    with pytest.raises(ValueError, match="root -1 is asked for"):
+        store.load(store.ModelInImage(store.publish(image(tensor())), -1))

@@ -11,10 +11,12 @@ import image_reader
 import image_samples
 import numpy as np
 import pytest
+import torch
 from image_samples import BAD, GOLDEN, SAMPLES
 from safetensors.numpy import load_file
 
 from ray_zerocopy import _engine
+from ray_zerocopy.image import freeze_each
 
 golden = pytest.mark.parametrize("name", SAMPLES)
 
@@ -66,6 +68,115 @@ def test_every_error_of_the_specification_has_a_bad_file() -> None:
     assert {line.split("`")[1] for line in named.splitlines() if line.startswith("| `")} == {
         error for error, _ in BAD.values()
     }
+
+
+Parts = tuple[str, list[bytes], list[bytes]]
+"""An index, segments and blobs."""
+
+
+def parts_of(name: str) -> Parts:
+    """The parts of a golden file."""
+    index, data = image_reader.read_image(GOLDEN / name), image_reader.data_of(GOLDEN / name)
+    segments, blobs = (
+        [data[offset : offset + nbytes] for offset, nbytes, _ in index[kind]] for kind in ("segments", "blobs")
+    )
+    return json.dumps(index), segments, blobs
+
+
+def verdict_on_parts(parts: Parts) -> str:
+    try:
+        return _engine.Image.assemble(*parts).index
+    except _engine.ImageError as error:
+        return error.code
+
+
+def verdict_of_the_other_reader_on_parts(parts: Parts) -> str | dict:
+    index, segments, blobs = parts
+    try:
+        return image_reader.read_parts(index.encode(), segments, blobs)
+    except image_reader.ViolationError as violation:
+        return violation.error
+
+
+@golden
+def test_both_readers_find_the_same_in_the_parts_of_a_golden_file(name: str) -> None:
+    index, segments, blobs = parts_of(name)
+    image = _engine.Image.assemble(index, segments, blobs)
+    assert json.loads(image.index) == image_reader.read_parts(index.encode(), segments, blobs)
+    assert [image.segment(number).tobytes() for number in range(image.segment_count)] == segments
+    assert [image.blob(number).tobytes() for number in range(image.blob_count)] == blobs
+    assert image.verify() == []
+
+
+def set_to(*path: str | int, value: object) -> Callable[[dict], None]:
+    """An edit of an index."""
+
+    def edit(index: dict) -> None:
+        *within, last = path
+        owner = index
+        for key in within:
+            owner = owner[key]
+        owner[last] = value
+
+    return edit
+
+
+# Edits of the index of v1_pipelines.safetensors, and the verdict on its parts with that; None: it is an image.
+EDITS: dict[str, tuple[Callable[[dict], None], str | None]] = {
+    "segments without digests": (lambda index: [segment.__setitem__(2, None) for segment in index["segments"]], None),
+    "blobs without digests": (lambda index: [blob.__setitem__(2, None) for blob in index["blobs"]], None),
+    "a segment in the middle of a page": (
+        set_to("segments", 0, 0, value=1),
+        "malformed_index",
+    ),  # overlaps with the next
+    "a blob between multiples of 64": (set_to("blobs", 0, 0, value=12289), None),
+    "a digest that is none": (set_to("segments", 0, 2, value="0"), "malformed_index"),
+    "a digest of another kind": (set_to("segments", 0, 2, value=0), "malformed_index"),
+    "another length of a segment": (set_to("segments", 0, 1, value=4095), "truncated"),
+    "another length of a blob": (set_to("blobs", 0, 1, value=1), "truncated"),
+    "a segment of no bytes": (set_to("segments", 0, 1, value=0), "malformed_index"),
+    "a segment more": (lambda index: index["segments"].append([99_999, 8, None]), "malformed_index"),
+    "a blob less": (lambda index: index["blobs"].pop(), "malformed_index"),
+    "a segment before the one before it": (set_to("segments", 1, 0, value=0), "malformed_index"),
+    "a block behind its segment": (set_to("blocks", 0, 1, value=4096), "malformed_index"),
+    "a block in a segment that does not exist": (set_to("blocks", 0, 0, value=3), "malformed_index"),
+    "a root without a segment of its blocks": (set_to("roots", 0, "segments", value=[]), "malformed_index"),
+    "two roots with a name": (set_to("roots", 1, "name", value="a"), "duplicate_name"),
+    "a reserved name": (
+        lambda index: index["tensors"].update({"zerocopy.x": index["tensors"]["a.weight"]}),
+        "reserved_name",
+    ),
+    "a member more": (set_to("more", value=0), "malformed_index"),
+    "a shape of 65 dimensions": (set_to("tensors", "a.weight", 1, value=[1] * 65), "too_large"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_both_readers_have_the_same_verdict_on_parts_with_an_edited_index(edit: str) -> None:
+    text, segments, blobs = parts_of("v1_pipelines.safetensors")
+    index = json.loads(text)
+    change, expected = EDITS[edit]
+    change(index)
+    parts = json.dumps(index), segments, blobs
+    if expected is None:
+        assert json.loads(verdict_on_parts(parts)) == verdict_of_the_other_reader_on_parts(parts) == index
+    else:
+        assert verdict_on_parts(parts) == verdict_of_the_other_reader_on_parts(parts) == expected
+
+
+def test_more_blocks_than_a_file_may_have_travel_in_parts() -> None:
+    text, segments, blobs = parts_of("v1_example.safetensors")
+    index = json.loads(text)
+    index["blocks"] += [[None, 0, 0]] * 1_000_000
+    parts = json.dumps(index), segments, blobs
+    assert _engine.Image.assemble(*parts).block_count == 1_000_001
+    assert len(image_reader.read_parts(parts[0].encode(), segments, blobs)["blocks"]) == 1_000_001
+
+
+def test_the_other_reader_reads_what_travels_through_the_object_store() -> None:
+    parts = freeze_each({"a model": torch.nn.Linear(300, 300), "arrays": [np.arange(9), bytes(7)]}).parts
+    assert image_reader.read_parts(parts.index.encode(), parts.segments, parts.blobs)["roots"][0]["name"] == "a model"
+    assert [memoryview(segment).nbytes for segment in parts.segments] == [300 * 300 * 4, 300 * 4, 9 * 8]
 
 
 def test_users_of_the_writer_have_their_metadata() -> None:

@@ -16,7 +16,6 @@ from torch.utils.dlpack import from_dlpack
 
 from ray_zerocopy import ActorWrapper
 from ray_zerocopy.image import Image, freeze_each, thaw, thaw_in_view
-from ray_zerocopy.image.image import FrozenScripts
 from ray_zerocopy.transport import store
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
@@ -73,23 +72,27 @@ def test_arrays_and_buffers_of_one_root_are_not_mapped_for_another() -> None:
 def test_a_root_maps_and_imports_its_own_script_modules_only() -> None:
     modules = [scripted() for _ in range(3)]
     image = freeze_each({str(i): m for i, m in enumerate(modules)})
-    assert len(image.scripts) == 3
-    only_second = dataclasses.replace(image, scripts=unreadable_but(image, 1))
+    assert image.content.archive_count == 3
+    only_second = unreadable_but(image, 1)
     assert mapped(only_second, 1) < weight_bytes(modules[1]) + 1024
     assert bits(thaw(only_second, skeleton=1)(X)) == bits(modules[1](X))
 
 
-def unreadable_but(image: Image, skeleton: int) -> tuple[FrozenScripts, ...]:
-    """The image's archives, all but that of one root spoilt."""
-    own = image.skeletons[skeleton].scripts
-    return tuple(a if i == own else dataclasses.replace(a, archive=b"") for i, a in enumerate(image.scripts))
+def unreadable_but(image: Image, skeleton: int) -> Image:
+    """The image, all its archives but that of one root spoilt."""
+    own = image.skeleton(skeleton).scripts
+    spoilt = {image.content.archive(i)[0] for i in range(image.content.archive_count) if i != own}
+    parts = image.parts
+    blobs = (bytes(len(blob)) if number in spoilt else blob for number, blob in enumerate(parts.blobs))
+    return Image.of(dataclasses.replace(parts, blobs=tuple(blobs)))
 
 
 def test_the_script_modules_of_a_root_are_one_archive_which_roots_with_the_same_modules_share() -> None:
     modules = [scripted(), scripted(), {"deep": scripted()}]
-    assert len(freeze_each({"pipeline": modules, "reversed": modules[::-1]}).scripts) == 1
-    one, other = freeze_each({"one": modules[0], "other": modules[1]}).scripts
-    assert (len(one.modules), len(other.modules)) == (1, 1)
+    assert freeze_each({"pipeline": modules, "reversed": modules[::-1]}).content.archive_count == 1
+    image = freeze_each({"one": modules[0], "other": modules[1]})
+    assert image.content.archive_count == 2
+    assert [len(image.scripts(number).modules) for number in range(2)] == [1, 1]
 
 
 def test_a_root_that_is_part_of_another_roots_script_module_takes_that_part_only() -> None:
@@ -105,7 +108,7 @@ def test_tied_weights_of_script_modules_are_tied_again_in_a_root_that_has_both()
     eager = nn.Linear(64, 64).eval()
     one, other = torch.jit.script(eager), torch.jit.freeze(torch.jit.script(eager))
     image = freeze_each({"both": [one, other], "one": one, "other": other})
-    assert len(image.scripts) == 3
+    assert image.content.archive_count == 3
     assert image.nbytes < weight_bytes(eager) + 128
     both = thaw(image)
     before = bits(both[1](X))

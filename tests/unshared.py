@@ -153,7 +153,7 @@ def in_shared_memory(image: Image) -> tuple[Image, int]:
         shared[: memoryview(segment).nbytes] = memoryview(segment).cast("B")
         segments.append(shared[: memoryview(segment).nbytes].toreadonly())
         shared = shared[length:]
-    return replace(image, segments=tuple(segments)), file
+    return Image.of(replace(image.parts, segments=tuple(segments))), file
 
 
 def in_case(case: str, image: Image, file: int, report: int) -> None:

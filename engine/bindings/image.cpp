@@ -1,18 +1,22 @@
 #include "image.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "buffer.h"
 #include "gil.h"
 #include "text.h"
 #include "zerocopy/image.h"
@@ -62,6 +66,13 @@ Image open(nb::handle given) {
   return with_file(path, [&] { return Image::open(path); });
 }
 
+const SharedFile& file_of(const Image& image) {
+  if (!image.file()) {
+    throw nb::value_error("This image is not a file.");
+  }
+  return *image.file();
+}
+
 // The array holds the Python object that the Image is in, and so the file's mapping.
 ReadOnlyBytes as_array(std::span<const std::byte> bytes, nb::handle owner) {
   return ReadOnlyBytes(bytes.data(), {bytes.size()}, owner);
@@ -79,6 +90,61 @@ ReadOnlyBytes blob(nb::handle_t<Image> self, std::size_t number) {
     bytes = image.blob(number);
   }
   return as_array(bytes, self);
+}
+
+Image assemble(std::string index, const nb::iterable& segments, const nb::iterable& blobs) {
+  auto buffers = std::make_shared<Buffers>();
+  const auto all = [&](const nb::iterable& exporters) {
+    std::vector<std::span<const std::byte>> spans;
+    for (const nb::handle exporter : exporters) {
+      spans.push_back(buffers->add(exporter));
+    }
+    return spans;
+  };
+  ImageParts parts{std::move(index), all(segments), all(blobs), nullptr};
+  parts.owner = std::move(buffers);
+  const WithoutGil no_gil;
+  return Image::assemble(std::move(parts));
+}
+
+// An entry by a number from outside, which may be any; negative ones do not count from the end.
+template <typename Entry>
+const Entry& entry(std::span<const Entry> entries, nb::handle number, const char* what) {
+  int overflow = 0;
+  const std::int64_t index = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  if (index == -1 && PyErr_Occurred() != nullptr) {
+    throw nb::python_error();
+  }
+  if (overflow != 0 || index < 0 || index >= std::ssize(entries)) {
+    throw nb::value_error(("The image is damaged: " + std::string(what) + " " + nb::str(number).c_str() +
+                           " is asked for, and it has " + std::to_string(entries.size()) + ".")
+                              .c_str());
+  }
+  return entries[static_cast<std::size_t>(index)];
+}
+
+nb::tuple block(const Image& image, nb::handle number) {
+  const Block& block = entry(image.blocks(), number, "block");
+  return nb::make_tuple(block.segment, block.offset, block.nbytes);
+}
+
+nb::tuple root(const Image& image, nb::handle number) {
+  const Root& root = entry(image.roots(), number, "root");
+  return nb::make_tuple(root.skeleton, root.buffers, root.archive, root.tensor_blocks, root.segments,
+                        root.host_segments);
+}
+
+nb::tuple archive(const Image& image, nb::handle number) {
+  const Archive& archive = entry(image.archives(), number, "archive");
+  nb::dict modules;
+  for (const ScriptModule& module : archive.modules) {
+    modules[nb::int_(module.number)] = nb::make_tuple(module.place, module.submodules);
+  }
+  return nb::make_tuple(archive.records, archive.blocks, archive.sizes, archive.has_storages, modules);
+}
+
+std::uint32_t package(const Image& image, nb::handle number) {
+  return entry(image.programs(), number, "program").package;
 }
 
 std::vector<std::string> verify(const Image& image, unsigned threads) {
@@ -117,23 +183,64 @@ void bind_image(const nb::module_& module) {
 
   nb::class_<Image>(
       module, "Image", nb::is_final(),
-      "An image file, open for reading, and checked but for the digests of segments and blobs.\n\n"
-      "All members may be used from any thread. Nobody may write to the file in place or shorten it while\n"
-      "it is open; it may be removed or replaced by another of its name.")
+      "An image, a file or in parts, open for reading, and checked but for the digests of segments and blobs.\n\n"
+      "All members may be used from any thread. Nobody may write to a file in place or shorten it while it\n"
+      "is open; it may be removed or replaced by another of its name.")
       .def_static("open", &open, "path"_a, nb::sig("def open(path: str | bytes | os.PathLike[str]) -> Image"),
                   "Opens a file and checks it: its header and its index, not all of its bytes.\n\n"
                   "Raises:\n"
                   "    OSError: it cannot be opened or mapped.\n"
                   "    ImageError: it is no image, or not one that was written as it is.")
+      .def_static("assemble", &assemble, "index"_a, "segments"_a, "blobs"_a,
+                  nb::sig("def assemble(index: str, segments: collections.abc.Iterable[typing_extensions.Buffer], "
+                          "blobs: collections.abc.Iterable[typing_extensions.Buffer]) -> Image"),
+                  "Puts an image in parts together and checks its index. It keeps the buffers, and copies none.\n\n"
+                  "Raises:\n"
+                  "    TypeError: a part has no buffer protocol.\n"
+                  "    BufferError, ValueError: one is not contiguous.\n"
+                  "    ImageError: the index is not as specified, or not that of these parts.")
       .def_prop_ro(
           "index", [](const Image& self) { return self.index(); }, "The index, as JSON.")
       .def_prop_ro(
           "digest", [](const Image& self) { return self.digest(); },
           "Of the index, which holds those of all segments and blobs: 32 hexadecimal digits (XXH3-128).")
       .def_prop_ro(
-          "path", [](const Image& self) { return decoded(self.file()->name()); }, "The path that was opened.")
+          "path", [](const Image& self) { return decoded(file_of(self).name()); },
+          "The path that was opened.\n\n"
+          "Raises:\n"
+          "    ValueError: the image is not a file.")
       .def_prop_ro(
-          "nbytes", [](const Image& self) { return self.file()->bytes().size(); }, "The file's length in bytes.")
+          "nbytes", [](const Image& self) { return file_of(self).bytes().size(); },
+          "The file's length in bytes; likewise.")
+      .def_prop_ro(
+          "producer", [](const Image& self) { return self.producer(); }, "What wrote the image, in words.")
+      .def_prop_ro("segment_count", &Image::segment_count)
+      .def_prop_ro("blob_count", &Image::blob_count)
+      .def_prop_ro("block_count", [](const Image& self) { return self.blocks().size(); })
+      .def_prop_ro("root_count", [](const Image& self) { return self.roots().size(); })
+      .def_prop_ro("archive_count", [](const Image& self) { return self.archives().size(); })
+      .def("block", &block, "number"_a, nb::sig("def block(self, number: int) -> tuple[int | None, int, int]"),
+           "The segment that a block lies in (None: it has no bytes), its offset there, and its bytes.\n\n"
+           "Raises:\n"
+           "    ValueError: there is no block of this number.")
+      .def("root", &root, "number"_a,
+           nb::sig("def root(self, number: int) -> "
+                   "tuple[int, list[int], int | None, list[int], list[int], list[int]]"),
+           "A root: the blob of its skeleton, the blocks of its buffers, its archive, the blocks of its tensors, its\n"
+           "segments, and those of them that the host's memory must have.\n\n"
+           "Raises:\n"
+           "    ValueError: there is no root of this number.")
+      .def("archive", &archive, "number"_a,
+           nb::sig("def archive(self, number: int) -> "
+                   "tuple[int, list[int], list[int], bool, dict[int, tuple[int, list[str]]]]"),
+           "An archive: the blob of its records, the block and the size of each storage, whether it has storages of\n"
+           "its own, and the place of each module and the names on the way to it.\n\n"
+           "Raises:\n"
+           "    ValueError: there is no archive of this number.")
+      .def("package", &package, "number"_a, nb::sig("def package(self, number: int) -> int"),
+           "The blob of a compiled program's package.\n\n"
+           "Raises:\n"
+           "    ValueError: there is no program of this number.")
       .def_prop_ro(
           "metadata",
           [](const Image& self) {

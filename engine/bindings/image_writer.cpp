@@ -1,15 +1,19 @@
 #include "image_writer.h"
 
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -46,7 +50,14 @@ class PythonImageWriter {
   explicit PythonImageWriter(std::string producer) : writer_(std::move(producer)) {}
 
   [[nodiscard]] ImageWriter& writer() noexcept { return writer_; }
-  std::uint32_t add_block(nb::handle buffer) { return writer_.add_block(buffers_.add(buffer)); }
+
+  void add_blocks(const std::vector<std::pair<std::uintptr_t, std::uint64_t>>& blocks, nb::handle owner) {
+    buffers_.keep(owner);
+    for (const auto& [address, nbytes] : blocks) {
+      writer_.add_block({std::bit_cast<const std::byte*>(address), nbytes});
+    }
+  }
+
   std::uint32_t add_blob(nb::handle buffer) { return writer_.add_blob(buffers_.add(buffer)); }
 
  private:
@@ -93,12 +104,35 @@ std::string write(PythonImageWriter& self, nb::handle given, unsigned threads, c
   return with_file(path, [&] { return self.writer().write(path, options); });
 }
 
+using ReadOnlyBytes = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>, nb::c_contig>;
+
+nb::capsule capsule_of(std::shared_ptr<const void> memory) {
+  using Held = std::shared_ptr<const void>;
+  auto held = std::make_unique<Held>(std::move(memory));
+  const nb::capsule owner(held.get(),
+                          [](void* kept) noexcept { const std::unique_ptr<Held> last(static_cast<Held*>(kept)); });
+  [[maybe_unused]] const Held* const the_capsules = held.release();
+  return owner;
+}
+
+// The index, and the segments: each array holds the writer's Python object, and so the blocks' owner, and the memory of
+// the segments that were put together.
+nb::tuple parts(nb::handle_t<PythonImageWriter> self, bool join, Numbers apart) {
+  const ImageParts parts = nb::cast<PythonImageWriter&>(self).writer().parts({join, std::move(apart)});
+  const nb::object owner = nb::make_tuple(self, capsule_of(parts.owner));
+  nb::list segments;
+  for (const std::span<const std::byte> bytes : parts.segments) {
+    segments.append(nb::cast(ReadOnlyBytes(bytes.data(), {bytes.size()}, owner)));
+  }
+  return nb::make_tuple(parts.index, segments);
+}
+
 }  // namespace
 
 void bind_image_writer(const nb::module_& module) {
   nb::class_<PythonImageWriter>(
       module, "ImageWriter", nb::is_final(),
-      "Collects what an image consists of, and writes it to a file.\n\n"
+      "Collects what an image consists of, and writes it to a file or gives it in parts.\n\n"
       "What is added gets a number, by which what is added later refers to it. The same calls always make the same\n"
       "file. For one thread at a time. The methods raise ImageError for what no image has: names that are reserved\n"
       "or used twice, an unknown dtype, more than the format allows; IndexError for the number of a block or blob\n"
@@ -106,15 +140,21 @@ void bind_image_writer(const nb::module_& module) {
       "Args:\n"
       "    producer: what writes the file, in words.")
       .def(nb::init<std::string>(), "producer"_a)
+      .def("add_blocks", &PythonImageWriter::add_blocks, "blocks"_a, "owner"_a,
+           nb::sig("def add_blocks(self, blocks: collections.abc.Sequence[tuple[int, int]], owner: object) -> None"),
+           "Adds blocks, which get the next numbers. Nobody may change their bytes until write has returned, and as "
+           "long\n"
+           "as the segments of parts are in use.\n\n"
+           "Args:\n"
+           "    blocks: of each the address of its first byte, and its bytes.\n"
+           "    owner: what keeps them in place; it is kept.")
       .def(
-          "add_block", &PythonImageWriter::add_block, "buffer"_a,
-          nb::sig("def add_block(self, buffer: typing_extensions.Buffer) -> int"),
+          "add_blob", &PythonImageWriter::add_blob, "data"_a,
+          nb::sig("def add_blob(self, data: typing_extensions.Buffer) -> int"),
           "Adds the bytes of a C-contiguous buffer, which is kept. Nobody may change them until write has returned.\n\n"
           "Raises:\n"
           "    TypeError: the object has no buffer protocol.\n"
           "    BufferError, ValueError: it is not contiguous.")
-      .def("add_blob", &PythonImageWriter::add_blob, "data"_a,
-           nb::sig("def add_blob(self, data: typing_extensions.Buffer) -> int"), "Adds a blob, likewise.")
       .def(
           "add_tensor",
           [](PythonImageWriter& self, std::string name, std::string dtype, Lengths shape, Lengths strides,
@@ -176,7 +216,15 @@ void bind_image_writer(const nb::module_& module) {
           "    The image's digest.\n\n"
           "Raises:\n"
           "    ValueError: another number of threads.\n"
-          "    OSError: the file cannot be written.");
+          "    OSError: the file cannot be written.")
+      .def("parts", &parts, "join"_a, "apart"_a,
+           nb::sig("def parts(self, join: bool, apart: collections.abc.Sequence[int]) -> "
+                   "tuple[str, list[numpy.typing.NDArray[numpy.uint8]]]"),
+           "The index of the image in parts, and its segments: the blobs are those that were added. Large blocks are\n"
+           "not copied; the segments keep what they lie in.\n\n"
+           "Args:\n"
+           "    join: whether blocks that touch lie in one segment, where the same roots use them.\n"
+           "    apart: blocks with segments of their own, in which no others lie but those that overlap with them.");
 }
 
 }  // namespace zerocopy::python

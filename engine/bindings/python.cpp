@@ -25,7 +25,6 @@
 #include "image.h"
 #include "image/digest.h"
 #include "image_writer.h"
-#include "layout.h"
 #include "snapshot.h"
 #include "system/source.h"
 #include "text.h"
@@ -524,7 +523,6 @@ NB_MODULE(_engine, module) {
   bind_image(module);
   bind_checkpoint(module);
   bind_image_writer(module);
-  bind_layout(module);
   bind_snapshot(module);
 }
 

@@ -162,6 +162,98 @@ TEST(Image, a_file_that_is_refused_is_named_and_closed) {
   EXPECT_EQ(open_descriptors(), before);
 }
 
+// The golden file in parts.
+ImageParts golden_parts() {
+  const Image image = pipelines();
+  ImageParts parts{std::string(image.index()), {}, {}, image.file()};
+  for (std::size_t number = 0; number < image.segment_count(); ++number) {
+    parts.segments.push_back(image.segment(number));
+  }
+  for (std::size_t number = 0; number < image.blob_count(); ++number) {
+    parts.blobs.push_back(image.blob(number));
+  }
+  return parts;
+}
+
+std::string replaced(std::string text, std::string_view what, std::string_view by) {
+  return text.replace(text.find(what), what.size(), by);
+}
+
+// The digest of the golden file's first segment, in quotes.
+std::string first_digest() { return '"' + digest_of(pipelines().segment(0)) + '"'; }
+
+TEST(Image, the_parts_of_a_file_are_the_same_image) {
+  const Image file = pipelines();
+  const Image image = Image::assemble(golden_parts());
+  EXPECT_EQ(image.file(), nullptr);
+  EXPECT_TRUE(image.metadata().empty());
+  EXPECT_EQ(image.index(), file.index());
+  EXPECT_EQ(image.digest(), file.digest());
+  EXPECT_EQ(image.find("a.transposed")->strides, file.find("a.transposed")->strides);
+  EXPECT_EQ(text_of(image.block(0)), text_of(file.block(0)));
+  EXPECT_EQ(text_of(image.blob(1)), text_of(file.blob(1)));
+  EXPECT_TRUE(image.verify(2).empty());
+}
+
+TEST(Image, a_view_of_parts_keeps_their_owner) {
+  std::optional<Image> image = Image::assemble(golden_parts());
+  const std::string expected = text_of(image->segment(2));
+  View view = image->view(std::array{2U});
+  image.reset();
+  EXPECT_EQ(view.private_copy_reason(), "");
+  EXPECT_EQ(text_of(view.segment(0)), expected);
+  view.reset();
+  EXPECT_EQ(text_of(view.segment(0)), expected);
+}
+
+TEST(Image, parts_may_have_no_digest_and_are_then_not_verified) {
+  ImageParts parts = golden_parts();
+  const std::string spoiled_segment(parts.segments[0].size(), 'x');
+  parts.segments[0] = std::as_bytes(std::span(spoiled_segment));
+  EXPECT_EQ(Image::assemble(parts).verify().size(), 1U);
+  parts.index = replaced(parts.index, first_digest(), "null");
+  EXPECT_TRUE(Image::assemble(parts).verify().empty());
+}
+
+TEST(Image, a_blob_without_a_digest_is_given_as_it_is) {
+  ImageParts parts = golden_parts();
+  const std::string other(parts.blobs[0].size(), 'x');
+  const std::string digest = '"' + digest_of(parts.blobs[0]) + '"';
+  parts.blobs[0] = std::as_bytes(std::span(other));
+  EXPECT_EQ(code_of([&] { static_cast<void>(Image::assemble(parts).blob(0)); }), Error::Code::damaged);
+  parts.index = replaced(parts.index, digest, "null");
+  EXPECT_EQ(text_of(Image::assemble(parts).blob(0)), other);
+}
+
+TEST(Image, parts_that_are_others_than_the_index_says_are_refused) {
+  const auto refusal = [](auto change) {
+    ImageParts parts = golden_parts();
+    change(parts);
+    return code_of([&] { Image::assemble(parts); });
+  };
+  EXPECT_EQ(refusal([](ImageParts&) {}), std::nullopt);
+  EXPECT_EQ(refusal([](ImageParts& parts) { parts.segments.pop_back(); }), Error::Code::malformed_index);
+  EXPECT_EQ(refusal([](ImageParts& parts) { parts.blobs.push_back(parts.blobs[0]); }), Error::Code::malformed_index);
+  EXPECT_EQ(refusal([](ImageParts& parts) { parts.segments[1] = parts.segments[1].first(4095); }),
+            Error::Code::truncated);
+  EXPECT_EQ(refusal([](ImageParts& parts) { parts.blobs[1] = {}; }), Error::Code::truncated);
+  EXPECT_EQ(refusal([](ImageParts& parts) { parts.index.pop_back(); }), Error::Code::malformed_index);
+  EXPECT_EQ(refusal([](ImageParts& parts) { parts.index = "{}"; }), Error::Code::malformed_index);
+  EXPECT_EQ(refusal([](ImageParts& parts) { parts.index = replaced(parts.index, first_digest(), "0"); }),
+            Error::Code::malformed_index);
+  EXPECT_EQ(refusal([](ImageParts& parts) { parts.index.resize(100'000'001, ' '); }), Error::Code::too_large);
+}
+
+TEST(Image, the_error_for_parts_says_that_it_is_of_parts) {
+  try {
+    Image::assemble({"{}", {}, {}, nullptr});
+    FAIL() << "it was put together";
+  } catch (const Error& error) {
+    EXPECT_TRUE(std::string_view(error.what()).starts_with("an image cannot be put together from its parts: "))
+        << error.what();
+  }
+}
+
 TEST(Image, item_sizes_are_known_of_the_dtypes_of_the_format_only) {
   EXPECT_EQ(item_size("BF16"), 2U);
   EXPECT_EQ(item_size("C128"), 16U);

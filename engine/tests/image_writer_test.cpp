@@ -160,12 +160,69 @@ TEST(ImageWriter, a_root_has_the_segments_of_its_blocks_and_no_others) {
   EXPECT_EQ(image.roots()[1], (Root{"other", 0, {}, std::nullopt, {1, 2}, {1}, {}}));
 }
 
+TEST(ImageWriter, parts_are_the_same_image_without_a_file) {
+  const Content content;
+  const Image image = Image::assemble(content.writer().parts());
+  const auto blocks = content.blocks();
+  ASSERT_EQ(image.blocks().size(), blocks.size());
+  for (std::size_t number = 0; number < blocks.size(); ++number) {
+    EXPECT_TRUE(are_equal(image.block(number), blocks[number])) << number;
+  }
+  const Folder folder;
+  content.writer().write(folder.file());
+  const Image file = Image::open(folder.file());
+  EXPECT_TRUE(std::ranges::equal(image.tensors(), file.tensors()));
+  EXPECT_TRUE(std::ranges::equal(image.archives(), file.archives()));
+  EXPECT_TRUE(std::ranges::equal(image.programs(), file.programs()));
+  EXPECT_EQ(image.producer(), file.producer());
+  EXPECT_EQ(image.blob(2).data(), content.package().data());
+}
+
+TEST(ImageWriter, in_parts_large_blocks_lie_where_they_were_and_small_ones_together) {
+  const Content content;
+  const ImageParts parts = content.writer().parts();
+  const Image image = Image::assemble(parts);
+  const auto blocks = content.blocks();
+  // Block 0; the run of 1 and 2; blocks 3, 4 and 6.
+  ASSERT_EQ(parts.segments.size(), 3U);
+  EXPECT_EQ(image.block(0).data(), blocks[0].data());
+  EXPECT_EQ(image.block(1).data(), blocks[1].data());
+  EXPECT_EQ(image.block(2).data(), blocks[2].data());
+  EXPECT_EQ(image.block(4).data() - image.block(3).data(), 64);
+  EXPECT_EQ(image.block(6).data() - image.block(3).data(), 128);
+  EXPECT_EQ(image.roots()[0], (Root{"model", 0, {4}, 0, {0, 1, 3}, {0, 1, 2}, {2}}));
+  EXPECT_EQ(image.roots()[1], (Root{"other", 0, {}, std::nullopt, {1, 2}, {1}, {}}));
+}
+
+TEST(ImageWriter, blocks_that_are_to_lie_apart_do) {
+  const Content content;
+  const Image image = Image::assemble(content.writer().parts({false, {6, 2}}));
+  EXPECT_EQ(image.segment_count(), 4U);
+  EXPECT_NE(image.blocks()[6].segment, image.blocks()[3].segment);
+  EXPECT_EQ(image.blocks()[4].segment, image.blocks()[3].segment);
+  EXPECT_EQ(image.blocks()[1].segment, image.blocks()[2].segment);
+  EXPECT_EQ(refusal([&] { static_cast<void>(content.writer().parts({false, {7}})); }), Error::Code::no_such_block);
+}
+
+TEST(ImageWriter, parts_of_small_blocks_outlive_the_writer) {
+  const std::vector<std::byte> bytes = some_bytes(100, 1);
+  std::optional<Image> image;
+  {
+    ImageWriter writer("");
+    writer.add_block(bytes);
+    image = Image::assemble(writer.parts());
+  }
+  EXPECT_TRUE(are_equal(image->block(0), bytes));
+  EXPECT_NE(image->block(0).data(), bytes.data());
+}
+
 TEST(ImageWriter, an_image_of_nothing_is_an_image) {
   const Folder folder;
   const std::string digest = ImageWriter("").write(folder.file());
   const Image image = Image::open(folder.file());
   EXPECT_EQ(image.digest(), digest);
   EXPECT_EQ(image.segment_count() + image.blob_count() + image.tensors().size(), 0U);
+  EXPECT_EQ(Image::assemble(ImageWriter("").parts()).segment_count(), 0U);
 }
 
 TEST(ImageWriter, tensors_that_are_whole_runs_have_entries_and_others_have_not) {

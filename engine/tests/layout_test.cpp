@@ -65,7 +65,7 @@ TEST_F(Layouts, blocks_that_touch_are_joined_on_demand_where_the_same_roots_use_
   const std::array blocks{Source{bytes(640, 64), {0}}, Source{bytes(0, 640), {0}}, Source{bytes(704, 64), {0, 1}},
                           Source{bytes(768, 100), {0, 1}}, Source{bytes(868, 50), {0, 1}}};
   EXPECT_EQ(Layout(blocks).segments()[0].runs.size(), 2U);
-  const Layout layout(blocks, true);
+  const Layout layout(blocks, Layout::Form::file, true);
   ASSERT_EQ(layout.segments().size(), 2U);
   ASSERT_EQ(layout.segments()[0].runs.size(), 1U);
   EXPECT_EQ(layout.segments()[0].runs[0].bytes.data(), at(0));
@@ -77,6 +77,26 @@ TEST_F(Layouts, blocks_that_touch_are_joined_on_demand_where_the_same_roots_use_
   EXPECT_EQ(layout.segments()[1].runs[0].bytes.size(), 164U);
   EXPECT_EQ(layout.places()[3].offset, 64U);
   EXPECT_EQ(layout.places()[4].offset, 192U);
+}
+
+TEST_F(Layouts, in_parts_each_large_run_is_a_segment_and_the_small_ones_of_the_same_roots_are_another) {
+  const std::array blocks{Source{bytes(0, 10), {0}}, Source{bytes(100, 65'537), {0}},
+                          Source{bytes(70'000, 65'536), {0}}, Source{bytes(200'000, 100'000), {0}},
+                          Source{bytes(400'000, 65), {1}}};
+  const Layout layout(blocks, Layout::Form::parts);
+  ASSERT_EQ(layout.segments().size(), 4U);
+  const auto segment = [&](std::size_t number) { return layout.places()[number].segment.value_or(99); };
+  EXPECT_EQ(segment(0), segment(2));
+  for (const std::size_t large : {1U, 3U}) {
+    ASSERT_EQ(layout.segments()[segment(large)].runs.size(), 1U);
+    EXPECT_EQ(layout.segments()[segment(large)].runs[0].bytes.data(), blocks.at(large).bytes.data());
+    EXPECT_EQ(layout.segments()[segment(large)].nbytes, blocks.at(large).bytes.size());
+    EXPECT_EQ(layout.places()[large].offset, 0U);
+  }
+  EXPECT_EQ(layout.places()[2].offset, 64U);
+  EXPECT_EQ(layout.segments()[segment(0)].nbytes, 64U + 65'536U);
+  EXPECT_NE(segment(4), segment(0));
+  EXPECT_EQ(layout.segments()[segment(4)].nbytes, 65U);
 }
 
 TEST_F(Layouts, blocks_that_overlap_keep_their_distance_and_those_that_touch_do_not) {
@@ -130,18 +150,21 @@ TEST_F(Layouts, any_blocks_keep_their_bytes_apart_unless_they_overlap) {
       }
       blocks.push_back({bytes(offset, up_to(up_to(1) == 0 ? 300 : 300'000)), {roots.begin(), roots.end()}});
     }
-    const Layout layout(blocks, up_to(1) == 0);
+    const Layout::Form form = up_to(1) == 0 ? Layout::Form::file : Layout::Form::parts;
+    const Layout layout(blocks, form, up_to(1) == 0);
     std::set<std::vector<std::uint32_t>> sets;
     for (const Layout::Segment& segment : layout.segments()) {
-      EXPECT_TRUE(sets.insert(segment.roots).second);
-      EXPECT_EQ(segment.nbytes % kPage, 0U);
+      const bool is_one_large_run = segment.runs.size() == 1 && segment.runs[0].bytes.size() > format::kLargeRun;
+      if (form == Layout::Form::file || !is_one_large_run) {
+        EXPECT_TRUE(sets.insert(segment.roots).second);
+      }
       std::uint64_t end = 0;
       for (const Layout::Run& run : segment.runs) {
         EXPECT_GE(run.offset, end);
         EXPECT_EQ(run.offset % (run.bytes.size() > format::kLargeRun ? kPage : format::kAlignment), 0U);
         end = run.offset + run.bytes.size();
       }
-      EXPECT_EQ(segment.nbytes, aligned(end, kPage));
+      EXPECT_EQ(segment.nbytes, form == Layout::Form::file ? aligned(end, kPage) : end);
     }
     for (std::size_t number = 0; number < blocks.size(); ++number) {
       const Layout::Place& place = layout.places()[number];

@@ -661,7 +661,7 @@ class JITActorWrapper(ActorWrapper[P]):
 
     @classmethod
     def _check_saved(cls, saved: Saved) -> None:
-        if not saved.image.scripts:
+        if not saved.image.content.archive_count:
             raise TypeError(
                 f"Expected torch.jit.ScriptModule somewhere in the pipeline of {saved.path!r}, which holds none. "
                 "For other models there are TaskWrapper and ActorWrapper."

@@ -1,4 +1,4 @@
-// An image file: the weights of a model, and what else is needed to have it back, as docs/image_format.md specifies.
+// Images: the weights of a model, and what else is needed to have it back, as docs/image_format.md specifies.
 #pragma once
 
 #include <cstddef>
@@ -97,11 +97,22 @@ struct Damage {
 // The bytes of an element of a dtype that an image's index may name; none for any other name.
 std::optional<std::uint64_t> item_size(std::string_view dtype);
 
-// An image file, open for reading. It has been checked as a whole, but for the digests of its segments and blobs, when
-// open() returns: every number that the members below give is that of a part that exists, and lies within the file.
+// The parts of an image that is not a file (docs/image_format.md, "An image in parts"): its index, and the bytes of its
+// segments and blobs, wherever each of them lies.
+struct ImageParts {
+  std::string index;
+  std::vector<std::span<const std::byte>> segments;
+  std::vector<std::span<const std::byte>> blobs;
+  std::shared_ptr<const void> owner;  // What keeps the bytes readable and unchanged, if anything has to.
+};
+
+// An image, open for reading: a file, or parts. It has been checked as a whole, but for the digests of its segments and
+// blobs, when open() or assemble() returns: every number that the members below give is that of a part that exists, and
+// every block lies within its segment.
 //
-// Ownership: the object keeps the file. Everything that the members return, except for Views, belongs to the image and
-// is valid as long as one copy of it exists. An Image can be copied and moved at the cost of a shared pointer.
+// Ownership: the object keeps the file, or the parts' owner. Everything that the members return, except for Views,
+// belongs to the image and is valid as long as one copy of it exists. An Image can be copied and moved at the cost of a
+// shared pointer.
 // Threads: all members may be called from any thread at any time, except that assigning to or destroying an object is
 // its owner's. A moved-from Image may only be assigned to or destroyed.
 //
@@ -126,6 +137,17 @@ class Image {
   // The same for a file that is open already.
   static Image open(const std::shared_ptr<const SharedFile>& file);
 
+  // The image whose parts these are. Throws Error:
+  //   truncated                      a segment or blob has another length than the index says;
+  //   malformed_index                the index is not as specified, or not one of that many parts;
+  //   reserved_name, duplicate_name  a name is one that may not be used, or is used twice;
+  //   too_large                      the index is too long, or has too many values.
+  static Image assemble(ImageParts parts);
+
+  // The same with `system` in the place of the operating system, for Views. It must outlive them.
+  static Image assemble(ImageParts parts, System& system);
+
+  // Null for an image in parts.
   [[nodiscard]] const std::shared_ptr<const SharedFile>& file() const noexcept;
 
   // All named tensors, tied ones and views as well.
@@ -139,38 +161,39 @@ class Image {
   [[nodiscard]] std::span<const Archive> archives() const noexcept;
   [[nodiscard]] std::span<const Program> programs() const noexcept;
 
-  // What the users of the writer have put into the file's metadata.
+  // What the users of the writer have put into the file's metadata. Parts have none.
   [[nodiscard]] const std::map<std::string, std::string, std::less<>>& metadata() const noexcept;
 
-  // What wrote the file, in words.
+  // What wrote the image, in words.
   [[nodiscard]] const std::string& producer() const noexcept;
 
-  // The index as the file has it: JSON.
+  // The index as it was written: JSON.
   [[nodiscard]] std::string_view index() const noexcept;
 
-  // The XXH3-128 of the index, which holds those of all segments and blobs: 32 lower-case hexadecimal digits. Files of
-  // the same digest have the same content, whatever metadata they have.
+  // The XXH3-128 of the index: 32 lower-case hexadecimal digits. The index of a file holds the digests of all segments
+  // and blobs, so files of the same digest have the same content, whatever metadata they have.
   [[nodiscard]] const std::string& digest() const noexcept;
 
   [[nodiscard]] std::size_t segment_count() const noexcept;
   [[nodiscard]] std::size_t blob_count() const noexcept;
 
-  // A segment's bytes as the file has them: shared and read-only. Throws Error::Code::no_such_segment.
+  // A segment's bytes as the file has them, or the part: shared and read-only. Throws Error::Code::no_such_segment.
   [[nodiscard]] std::span<const std::byte> segment(std::size_t number) const;
 
   // A block's bytes, likewise. A block without bytes has no address. Throws Error::Code::no_such_block.
   [[nodiscard]] std::span<const std::byte> block(std::size_t number) const;
 
-  // A blob's bytes, likewise. They are compared with their digest when they are first asked for. Throws Error:
-  // no_such_blob; damaged when they are not the bytes that were written, in each call.
+  // A blob's bytes, likewise. They are compared with their digest, if they have one, when they are first asked for.
+  // Throws Error: no_such_blob; damaged when they are not the bytes that were written, in each call.
   [[nodiscard]] std::span<const std::byte> blob(std::size_t number) const;
 
   // A private, writable window on some of the segments, in the order of their numbers here. It needs neither this
-  // object nor the file any more. Throws Error::Code::no_such_segment, and what View throws.
+  // object nor the file any more, and keeps the parts' owner. Throws Error::Code::no_such_segment, and what View
+  // throws.
   [[nodiscard]] View view(std::span<const std::uint32_t> segments) const;
 
-  // Reads all segments and blobs with up to `threads` threads (1 to 64) and compares them with their digests. Returns
-  // what is damaged, segments first; nothing when the file is sound. Throws Error::Code::bad_thread_count.
+  // Reads all segments and blobs that have digests, with up to `threads` threads (1 to 64), and compares them. Returns
+  // what is damaged, segments first; nothing when the image is sound. Throws Error::Code::bad_thread_count.
   [[nodiscard]] std::vector<Damage> verify(unsigned threads = 1) const;
 
  private:

@@ -1,4 +1,4 @@
-// Writing image files, as docs/image_format.md specifies them.
+// Writing images, as docs/image_format.md specifies them.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +15,7 @@
 
 namespace zerocopy {
 
+class IndexDraft;
 class System;
 
 struct WriteOptions {
@@ -27,19 +28,29 @@ struct WriteOptions {
   std::function<void(std::uint64_t written, std::uint64_t total)> progress;
 };
 
-// Collects what an image consists of, and writes it to a file. Blocks are given as bytes wherever they lie in memory;
-// where each goes in the file follows from their order, their overlaps and from which roots use them, so the same calls
-// always make the same file. Blocks that no root uses are in the image as well.
+// How the blocks of an image in parts are laid out.
+struct PartsOptions {
+  // Whether blocks that touch in memory lie in one segment, if the same roots use them: few large segments are copied
+  // faster than many small ones.
+  bool join = false;
+  // Blocks with segments of their own: no other block lies in these unless it overlaps with one of them.
+  std::vector<std::uint32_t> apart;
+};
+
+// Collects what an image consists of, and writes it to a file or gives it in parts. Blocks are given as bytes wherever
+// they lie in memory; where each goes follows from their order, their overlaps and from which roots use them, so the
+// same calls always make the same image. Blocks that no root uses are in the image as well.
 //
 // The members that add something return its number, by which what is added later refers to it. They throw Error:
 // no_such_block or no_such_blob for the number of something that has not been added; out_of_bounds for a tensor or
 // storage that does not lie within its block; duplicate_name for a second tensor, root or metadata of the same name;
 // reserved_name for a name that begins with `zerocopy.`, or that safetensors or the format uses itself; malformed_index
 // for anything else that no image has (an unknown dtype, more or fewer strides than dimensions, text that is not
-// UTF-8); too_large for more than the format allows. Nothing has been added then.
+// UTF-8); too_large for more than the format allows, except that only write() counts the blocks. Nothing has been added
+// then.
 //
 // Ownership: the bytes of blocks and blobs are borrowed. REQUIRES: they can be read, and nobody changes them, until
-// write() has returned. Threads: one at a time.
+// write() has returned, and as long as what parts() returned is in use. Threads: one at a time.
 class ImageWriter {
  public:
   // `producer` says in words what writes the file.
@@ -72,7 +83,18 @@ class ImageWriter {
   // NOLINTNEXTLINE(modernize-use-nodiscard): it is written for the file more than for the digest.
   std::string write(const std::string& path, const WriteOptions& options = {}) const;
 
+  // The image in parts, without digests and metadata. Blocks that overlap and span more than 64 KiB are a segment, as
+  // they lie in memory; the smaller ones of the same roots are copied into one that `owner` keeps. The blobs are those
+  // that were added. Throws Error: no_such_block for a block in the options; too_large.
+  [[nodiscard]] ImageParts parts(const PartsOptions& options = {}) const;
+
  private:
+  friend class IndexDraft;
+
+  using Numbers = std::vector<std::uint32_t>;
+
+  // Of each root, the blocks that it uses: ascending, each once.
+  [[nodiscard]] std::vector<Numbers> used_blocks() const;
   void check_block(std::uint32_t number, std::string_view whose) const;
   void check_blob(std::uint32_t number, std::string_view whose) const;
   void check_tensor(const Tensor& tensor) const;
@@ -84,7 +106,7 @@ class ImageWriter {
   std::vector<Tensor> tensors_;
   std::set<std::string, std::less<>> tensor_names_;
   std::vector<Root> roots_;
-  std::vector<std::vector<std::uint32_t>> host_blocks_;  // Of each root: ascending, each once.
+  std::vector<Numbers> host_blocks_;  // Of each root: ascending, each once.
   std::set<std::string, std::less<>> root_names_;
   std::vector<Archive> archives_;
   std::vector<Program> programs_;

@@ -86,7 +86,7 @@ std::uint32_t Reader::index(const json::Value& value, std::size_t count, std::st
 }
 
 std::vector<std::uint32_t> Reader::indices(const json::Value& value, std::size_t count, std::string_view what) const {
-  json::Elements elements = array(value, format::kMaxTensors, what);
+  json::Elements elements = array(value, most_indices_, what);
   std::vector<std::uint32_t> found;
   found.reserve(value.size());
   while (!elements.empty()) {

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "image/format.h"
 #include "image/json.h"
 #include "zerocopy/error.h"
 
@@ -19,7 +20,9 @@ namespace zerocopy::fields {
 // be; `what` is how the message names it.
 class Reader {
  public:
-  explicit constexpr Reader(Error::Code malformed) noexcept : malformed_(malformed) {}
+  // `most_indices` is how many elements an array of indices may have.
+  explicit constexpr Reader(Error::Code malformed, std::uint64_t most_indices = format::kMaxTensors) noexcept
+      : malformed_(malformed), most_indices_(most_indices) {}
 
   [[noreturn]] void refuse(const std::string& problem) const;
 
@@ -70,6 +73,7 @@ class Reader {
 
  private:
   Error::Code malformed_;
+  std::uint64_t most_indices_;
 };
 
 // The product or sum of two numbers, or the largest number of 64 bits when it is larger.

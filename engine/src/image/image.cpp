@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -22,13 +23,34 @@ namespace {
                         std::to_string(count));
 }
 
+// None where the part has no digest.
 std::optional<Damage> damage_of(const Part& part, std::span<const std::byte> bytes, Damage::Part what,
                                 std::size_t number) {
+  if (part.digest.empty()) {
+    return std::nullopt;
+  }
   std::string found = digest_of(bytes);
   if (found == part.digest) {
     return std::nullopt;
   }
   return Damage{what, static_cast<std::uint32_t>(number), part.digest, std::move(found)};
+}
+
+std::vector<std::span<const std::byte>> bytes_of(std::span<const Part> parts, std::span<const std::byte> data) {
+  std::vector<std::span<const std::byte>> all;
+  all.reserve(parts.size());
+  for (const Part& part : parts) {
+    all.push_back(data.subspan(part.range.offset, part.range.nbytes));
+  }
+  return all;
+}
+
+PartSizes sizes_of(const ImageParts& parts) {
+  const auto size = [](std::span<const std::byte> bytes) { return bytes.size(); };
+  PartSizes sizes;
+  std::ranges::transform(parts.segments, std::back_inserter(sizes.segments), size);
+  std::ranges::transform(parts.blobs, std::back_inserter(sizes.blobs), size);
+  return sizes;
 }
 
 }  // namespace
@@ -41,39 +63,38 @@ std::optional<std::uint64_t> item_size(std::string_view dtype) {
 struct Image::Content {
   Content(std::shared_ptr<const SharedFile> opened, const Header& header)
       : file(std::move(opened)),
-        data(file->bytes().subspan(header.data())),
+        system(&file->system()),
         metadata(header.metadata()),
         digest(header.digest()),
-        text(header.index_text()),
         index(read_index(header)),
+        parts{header.index_text(), bytes_of(index.segments, file->bytes().subspan(header.data())),
+              bytes_of(index.blobs, file->bytes().subspan(header.data())), file},
         sound_blobs(index.blobs.size()) {}
 
-  [[nodiscard]] std::span<const std::byte> bytes(const Range& range) const noexcept {
-    return data.subspan(range.offset, range.nbytes);
-  }
-
-  [[nodiscard]] const Part& segment(std::size_t number) const {
-    if (number >= index.segments.size()) {
-      refuse_number(Error::Code::no_such_segment, "segment", number, index.segments.size());
-    }
-    return index.segments[number];
-  }
+  Content(ImageParts given, System& the_system)
+      : system(&the_system),
+        digest(digest_of(std::as_bytes(std::span(given.index)))),
+        index(read_index(given.index, sizes_of(given))),
+        parts(std::move(given)),
+        sound_blobs(index.blobs.size()) {}
 
   // What of segments and blobs, counted as one list, is damaged.
   [[nodiscard]] std::optional<Damage> damage(std::size_t nth) const {
     if (nth < index.segments.size()) {
-      return damage_of(index.segments[nth], bytes(index.segments[nth].range), Damage::Part::segment, nth);
+      return damage_of(index.segments[nth], parts.segments[nth], Damage::Part::segment, nth);
     }
     const std::size_t number = nth - index.segments.size();
-    return damage_of(index.blobs[number], bytes(index.blobs[number].range), Damage::Part::blob, number);
+    return damage_of(index.blobs[number], parts.blobs[number], Damage::Part::blob, number);
   }
 
-  std::shared_ptr<const SharedFile> file;
-  std::span<const std::byte> data;
+  [[nodiscard]] std::string name() const { return file ? file->name() : "the image"; }
+
+  std::shared_ptr<const SharedFile> file;  // Null for an image in parts.
+  System* system;
   std::map<std::string, std::string, std::less<>> metadata;
   std::string digest;
-  std::string text;
   Index index;
+  ImageParts parts;
   mutable std::vector<std::atomic<bool>> sound_blobs;  // Those that have been compared with their digests.
 };
 
@@ -89,6 +110,16 @@ Image Image::open(const std::shared_ptr<const SharedFile>& file) {
     return Image(std::make_shared<const Content>(file, header));
   } catch (const Error& error) {
     throw Error(error.code(), file->name() + " cannot be read as an image: " + error.what());
+  }
+}
+
+Image Image::assemble(ImageParts parts) { return assemble(std::move(parts), System::real()); }
+
+Image Image::assemble(ImageParts parts, System& system) {
+  try {
+    return Image(std::make_shared<const Content>(std::move(parts), system));
+  } catch (const Error& error) {
+    throw Error(error.code(), std::string("an image cannot be put together from its parts: ") + error.what());
   }
 }
 
@@ -110,7 +141,7 @@ const std::map<std::string, std::string, std::less<>>& Image::metadata() const n
 
 const std::string& Image::producer() const noexcept { return content_->index.producer; }
 
-std::string_view Image::index() const noexcept { return content_->text; }
+std::string_view Image::index() const noexcept { return content_->parts.index; }
 
 const std::string& Image::digest() const noexcept { return content_->digest; }
 
@@ -119,7 +150,10 @@ std::size_t Image::segment_count() const noexcept { return content_->index.segme
 std::size_t Image::blob_count() const noexcept { return content_->index.blobs.size(); }
 
 std::span<const std::byte> Image::segment(std::size_t number) const {
-  return content_->bytes(content_->segment(number).range);
+  if (number >= segment_count()) {
+    refuse_number(Error::Code::no_such_segment, "segment", number, segment_count());
+  }
+  return content_->parts.segments[number];
 }
 
 std::span<const std::byte> Image::block(std::size_t number) const {
@@ -135,11 +169,11 @@ std::span<const std::byte> Image::blob(std::size_t number) const {
   if (number >= blobs.size()) {
     refuse_number(Error::Code::no_such_blob, "blob", number, blobs.size());
   }
-  const std::span<const std::byte> bytes = content_->bytes(blobs[number].range);
+  const std::span<const std::byte> bytes = content_->parts.blobs[number];
   std::atomic<bool>& is_sound = content_->sound_blobs[number];
   if (!is_sound.load(std::memory_order_relaxed)) {
     if (const auto damage = damage_of(blobs[number], bytes, Damage::Part::blob, number)) {
-      throw Error(Error::Code::damaged, file()->name() + " is damaged: the digest of its blob " +
+      throw Error(Error::Code::damaged, content_->name() + " is damaged: the digest of its blob " +
                                             std::to_string(number) + " is " + damage->found + " instead of " +
                                             damage->expected);
     }
@@ -154,7 +188,7 @@ View Image::view(std::span<const std::uint32_t> segments) const {
   for (const std::uint32_t number : segments) {
     spans.push_back(segment(number));
   }
-  return {spans, file(), file()->system()};
+  return {spans, content_->parts.owner, *content_->system};
 }
 
 std::vector<Damage> Image::verify(unsigned threads) const {
@@ -176,7 +210,7 @@ std::vector<Damage> Image::verify(unsigned threads) const {
     try {
       while (others.size() + 1 < std::min<std::size_t>(threads, count)) {
         others.emplace_back([&] {
-          content_->file->system().block_signals();
+          content_->system->block_signals();
           work();
         });
       }

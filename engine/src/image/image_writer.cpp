@@ -117,6 +117,22 @@ Json blocks_as_json(std::span<const std::span<const std::byte>> blocks, const La
   return list;
 }
 
+// Each block with the numbers of those lists that it is in.
+std::vector<Layout::Source> as_sources(std::span<const std::span<const std::byte>> blocks,
+                                       std::span<const Numbers> lists) {
+  std::vector<Layout::Source> sources;
+  sources.reserve(blocks.size());
+  for (const std::span<const std::byte> block : blocks) {
+    sources.push_back({block, {}});
+  }
+  for (std::uint32_t list = 0; list < lists.size(); ++list) {
+    for (const std::uint32_t block : lists[list]) {
+      sources[block].roots.push_back(list);
+    }
+  }
+  return sources;
+}
+
 void set_digests(Json& index, const FilePlan& plan, std::span<const std::string> digests) {
   Json segments = Json::array();
   Json blobs = Json::array();
@@ -127,6 +143,42 @@ void set_digests(Json& index, const FilePlan& plan, std::span<const std::string>
   }
   index["segments"] = std::move(segments);
   index["blobs"] = std::move(blobs);
+}
+
+// One behind the other, each at a multiple of 64 bytes from `offset` on, which is then the end of the last.
+Json without_digests(std::span<const std::span<const std::byte>> parts, std::uint64_t& offset) {
+  Json list = Json::array();
+  for (const std::span<const std::byte> part : parts) {
+    offset = aligned(offset, format::kAlignment);
+    list.push_back(Json::array({offset, part.size(), nullptr}));
+    offset += part.size();
+  }
+  return list;
+}
+
+// The index as text.
+std::string as_index(const Json& index) {
+  std::string text = index.dump();
+  check_limit(text.size(), format::kMaxIndex, "the bytes of the index");
+  return text;
+}
+
+bool is_packed(const Layout::Segment& segment) { return segment.runs.front().bytes.size() <= format::kLargeRun; }
+
+// The bytes of segments whose runs are small, one after the other as `segments` has them.
+using Packed = std::vector<std::vector<std::byte>>;
+
+Packed packed(std::span<const Layout::Segment> segments) {
+  Packed all;
+  for (const Layout::Segment& segment : segments) {
+    if (is_packed(segment)) {
+      std::vector<std::byte>& copy = all.emplace_back(segment.nbytes);
+      for (const Layout::Run& run : segment.runs) {
+        std::ranges::copy(run.bytes, copy.begin() + static_cast<std::ptrdiff_t>(run.offset));
+      }
+    }
+  }
+  return all;
 }
 
 // As long as any other.
@@ -167,6 +219,31 @@ void write_text(const NewFile& file, std::string_view text, std::uint64_t offset
 
 }  // namespace
 
+// The index of what a writer has, but for its segments and blobs.
+class IndexDraft {
+ public:
+  // `used`: of each root, the blocks that it uses.
+  static Json of(const ImageWriter& image, const Layout& layout, std::span<const Numbers> used) {
+    Json index{{"blocks", blocks_as_json(image.blocks_, layout)},
+               {"tensors", as_json(image.tensors_)},
+               {"roots", Json::array()},
+               {"archives", Json::array()},
+               {"programs", Json::array()},
+               {"producer", image.producer_}};
+    for (std::size_t number = 0; number < image.roots_.size(); ++number) {
+      index["roots"].push_back(as_json(image.roots_[number], segments_of(used[number], layout),
+                                       segments_of(image.host_blocks_[number], layout)));
+    }
+    for (const Archive& archive : image.archives_) {
+      index["archives"].push_back(as_json(archive));
+    }
+    for (const Program& program : image.programs_) {
+      index["programs"].push_back(as_json(program));
+    }
+    return index;
+  }
+};
+
 ImageWriter::ImageWriter(std::string producer) : ImageWriter(std::move(producer), System::real()) {}
 
 ImageWriter::ImageWriter(std::string producer, System& system) : system_(&system), producer_(std::move(producer)) {
@@ -174,7 +251,7 @@ ImageWriter::ImageWriter(std::string producer, System& system) : system_(&system
 }
 
 std::uint32_t ImageWriter::add_block(std::span<const std::byte> bytes) {
-  const std::uint32_t number = next_number(blocks_.size(), format::kMaxTensors, "blocks");
+  const std::uint32_t number = next_number(blocks_.size(), format::kMaxValues, "blocks");
   blocks_.push_back(bytes);
   return number;
 }
@@ -282,44 +359,13 @@ std::string ImageWriter::write(const std::string& path, const WriteOptions& opti
     refuse(Error::Code::bad_thread_count, "an image is written by 1 to " + std::to_string(Prefault::max_threads) +
                                               " threads, not " + std::to_string(options.threads));
   }
-  std::vector<Layout::Source> sources;
-  sources.reserve(blocks_.size());
-  for (const std::span<const std::byte> block : blocks_) {
-    sources.push_back({block, {}});
-  }
-  std::vector<Numbers> used;  // Blocks, of each root.
-  for (std::uint32_t number = 0; number < roots_.size(); ++number) {
-    const Root& root = roots_[number];
-    used.push_back(together(host_blocks_[number], root.tensor_blocks));
-    if (root.archive) {
-      used.back() = together(std::move(used.back()), archives_[*root.archive].blocks);
-    }
-    for (const std::uint32_t block : used.back()) {
-      sources[block].roots.push_back(number);
-    }
-  }
-  const FilePlan plan(sources, blobs_, tensors_);
-
-  Json index{{"blocks", blocks_as_json(blocks_, plan.layout())},
-             {"tensors", as_json(tensors_)},
-             {"roots", Json::array()},
-             {"archives", Json::array()},
-             {"programs", Json::array()},
-             {"producer", producer_}};
-  for (std::uint32_t number = 0; number < roots_.size(); ++number) {
-    index["roots"].push_back(as_json(roots_[number], segments_of(used[number], plan.layout()),
-                                     segments_of(host_blocks_[number], plan.layout())));
-  }
-  for (const Archive& archive : archives_) {
-    index["archives"].push_back(as_json(archive));
-  }
-  for (const Program& program : programs_) {
-    index["programs"].push_back(as_json(program));
-  }
+  check_limit(blocks_.size(), format::kMaxTensors, "blocks in an image");
+  const std::vector<Numbers> used = used_blocks();
+  const FilePlan plan(as_sources(blocks_, used), blobs_, tensors_);
+  Json index = IndexDraft::of(*this, plan.layout(), used);
   // The header says how long the index is, and comes before the bytes whose digests are in the index.
   set_digests(index, plan, std::vector<std::string>(plan.parts().size(), no_digest()));
-  const std::string draft = index.dump();
-  check_limit(draft.size(), format::kMaxIndex, "the bytes of the index");
+  const std::string draft = as_index(index);
   const json::Document readable(draft, Error::Code::malformed_index, "the index");  // Not with too many values.
   Json metadata(metadata_);
   metadata[format::kFormatKey] = format::kFormat;
@@ -338,6 +384,42 @@ std::string ImageWriter::write(const std::string& path, const WriteOptions& opti
   write_text(file, header(plan, draft.size(), metadata), 0);
   file.commit();
   return digest;
+}
+
+ImageParts ImageWriter::parts(const PartsOptions& options) const {
+  const std::vector<Numbers> used = used_blocks();
+  std::vector<Numbers> users = used;
+  users.push_back(as_set(options.apart));
+  for (const std::uint32_t block : users.back()) {
+    check_block(block, "a list of blocks that lie apart");
+  }
+  const Layout layout(as_sources(blocks_, users), Layout::Form::parts, options.join);
+  auto copies = std::make_shared<const Packed>(packed(layout.segments()));
+  ImageParts parts;
+  auto copy = copies->begin();
+  for (const Layout::Segment& segment : layout.segments()) {
+    parts.segments.push_back(is_packed(segment) ? std::span<const std::byte>(*copy++) : segment.runs.front().bytes);
+  }
+  parts.blobs = blobs_;
+  parts.owner = std::move(copies);
+  Json index = IndexDraft::of(*this, layout, used);
+  std::uint64_t offset = 0;
+  index["segments"] = without_digests(parts.segments, offset);
+  index["blobs"] = without_digests(parts.blobs, offset);
+  parts.index = as_index(index);
+  return parts;
+}
+
+std::vector<ImageWriter::Numbers> ImageWriter::used_blocks() const {
+  std::vector<Numbers> used;
+  for (std::size_t number = 0; number < roots_.size(); ++number) {
+    const Root& root = roots_[number];
+    used.push_back(together(host_blocks_[number], root.tensor_blocks));
+    if (root.archive) {
+      used.back() = together(std::move(used.back()), archives_[*root.archive].blocks);
+    }
+  }
+  return used;
 }
 
 void ImageWriter::check_block(std::uint32_t number, std::string_view whose) const {

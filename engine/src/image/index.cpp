@@ -47,10 +47,16 @@ bool is_contiguous(const Tensor& tensor) {
 // Reads the members one after the other: each refers to those before it.
 class IndexReader : private fields::Reader {
  public:
-  explicit IndexReader(const Header& header) : Reader(Error::Code::malformed_index), header_(&header) {}
+  // That of a file.
+  explicit IndexReader(const Header& header)
+      : Reader(Error::Code::malformed_index), text_(header.index_text()), header_(&header) {}
+
+  // That of an image in parts.
+  IndexReader(std::string_view text, const PartSizes& sizes)
+      : Reader(Error::Code::malformed_index, format::kMaxNumber), text_(text), sizes_(&sizes) {}
 
   Index read() {
-    const json::Document document(header_->index_text(), Error::Code::malformed_index, "the index");
+    const json::Document document(text_, Error::Code::malformed_index, "the index");
     static constexpr std::array<std::string_view, 8> kMembers{"segments", "blocks",   "tensors", "blobs",
                                                               "archives", "programs", "roots",   "producer"};
     const std::array members = record(document.root(), kMembers, "the index");
@@ -62,17 +68,28 @@ class IndexReader : private fields::Reader {
     for_each(members[5], format::kMaxParts, "program", [&](const Value& value) { read_program(value); });
     for_each(members[6], format::kMaxParts, "root", [&](const Value& value) { read_root(value); });
     index_.producer = text(members[7], "the producer");
-    check_tensor_entries();
-    check_runs();
-    check_blob_entries();
+    if (header_ != nullptr) {
+      check_tensor_entries();
+      check_runs();
+      check_blob_entries();
+    }
+    if (sizes_ != nullptr) {
+      check_sizes(index_.segments, sizes_->segments, "segment");
+      check_sizes(index_.blobs, sizes_->blobs, "blob");
+    }
     return std::move(index_);
   }
 
  private:
+  // How many there may be of what the format allows that many of in a file.
+  [[nodiscard]] std::uint64_t limit(std::uint64_t in_file) const noexcept {
+    return header_ != nullptr ? in_file : format::kMaxNumber;
+  }
+
   // Calls `read` with each element of an array of things called `what`.
   template <typename Read>
   void for_each(const Value& list, std::uint64_t at_most, const char* what, Read read) const {
-    json::Elements elements = array(list, at_most, "the list of " + std::string(what) + "s");
+    json::Elements elements = array(list, limit(at_most), "the list of " + std::string(what) + "s");
     for (std::size_t number = 0; !elements.empty(); ++number) {
       fields::in([&] { return std::string(what) + " " + std::to_string(number); },
                  [&, value = elements.take()] { read(value); });
@@ -84,11 +101,14 @@ class IndexReader : private fields::Reader {
     Part part;
     part.range.offset = number(elements.take(), "its offset");
     part.range.nbytes = number(elements.take(), "its length");
-    part.digest = text(elements.take(), "its digest");
-    if (!is_digest(part.digest)) {
-      refuse("its digest is \"" + part.digest + "\"");
+    if (const Value digest = elements.take(); header_ != nullptr || !digest.is(Kind::null)) {
+      part.digest = text(digest, "its digest");
+      if (!is_digest(part.digest)) {
+        refuse("its digest is \"" + part.digest + "\"");
+      }
     }
-    if (!fields::within(part.range.offset, part.range.nbytes, header_->index().offset)) {
+    if (!fields::within(part.range.offset, part.range.nbytes,
+                        header_ != nullptr ? header_->index().offset : format::kMaxNumber)) {
       refuse("its " + std::to_string(part.range.nbytes) + " bytes from byte " + std::to_string(part.range.offset) +
              " on are not in the data before the index");
     }
@@ -102,7 +122,10 @@ class IndexReader : private fields::Reader {
   void read_segments(const Value& list) {
     for_each(list, format::kMaxParts, "segment", [&](const Value& value) {
       Part part = read_part(value);
-      if (part.range.nbytes == 0 || part.range.offset % format::kPage != 0 || part.range.nbytes % format::kPage != 0) {
+      if (part.range.nbytes == 0) {
+        refuse("it has no bytes");
+      }
+      if (header_ != nullptr && (part.range.offset % format::kPage != 0 || part.range.nbytes % format::kPage != 0)) {
         refuse("its " + std::to_string(part.range.nbytes) + " bytes from byte " + std::to_string(part.range.offset) +
                " on are no whole pages");
       }
@@ -114,7 +137,7 @@ class IndexReader : private fields::Reader {
   void read_blobs(const Value& list) {
     for_each(list, format::kMaxParts, "blob", [&](const Value& value) {
       Part part = read_part(value);
-      if (part.range.offset % format::kAlignment != 0) {
+      if (header_ != nullptr && part.range.offset % format::kAlignment != 0) {
         refuse("it begins at byte " + std::to_string(part.range.offset) + ", no multiple of 64");
       }
       end_ = part.range.offset + part.range.nbytes;
@@ -173,7 +196,7 @@ class IndexReader : private fields::Reader {
   }
 
   [[nodiscard]] std::vector<Tensor> read_tensor_map(const Value& value, const char* what) const {
-    json::Members members = object(value, format::kMaxTensors, what);
+    json::Members members = object(value, limit(format::kMaxTensors), what);
     std::vector<Tensor> tensors;
     tensors.reserve(value.size());
     while (!members.empty()) {
@@ -214,7 +237,8 @@ class IndexReader : private fields::Reader {
     expect(members[3], Kind::boolean, "its has_storages");
     archive.has_storages = members[3].boolean();
     std::set<std::uint64_t> numbers;
-    for (json::Elements modules = array(members[4], format::kMaxTensors, "its list of modules"); !modules.empty();) {
+    for (json::Elements modules = array(members[4], limit(format::kMaxTensors), "its list of modules");
+         !modules.empty();) {
       archive.modules.push_back(read_module(modules.take()));
       if (!numbers.insert(archive.modules.back().number).second) {
         refuse("it has the module " + std::to_string(archive.modules.back().number) + " twice");
@@ -229,7 +253,8 @@ class IndexReader : private fields::Reader {
     ScriptModule module;
     module.number = number(elements.take(), "a module's number");
     module.place = number(elements.take(), "a module's place");
-    for (json::Elements names = array(elements.take(), format::kMaxTensors, "a module's submodules"); !names.empty();) {
+    for (json::Elements names = array(elements.take(), limit(format::kMaxTensors), "a module's submodules");
+         !names.empty();) {
       module.submodules.emplace_back(text(names.take(), "a submodule's name"));
     }
     return module;
@@ -296,6 +321,20 @@ class IndexReader : private fields::Reader {
     }
   }
 
+  void check_sizes(std::span<const Part> parts, std::span<const std::uint64_t> sizes, const std::string& what) const {
+    if (parts.size() != sizes.size()) {
+      refuse("it has " + std::to_string(parts.size()) + " " + what + "s, and " + std::to_string(sizes.size()) +
+             " are there");
+    }
+    for (std::size_t number = 0; number < parts.size(); ++number) {
+      if (parts[number].range.nbytes != sizes[number]) {
+        throw Error(Error::Code::truncated, what + " " + std::to_string(number) + " has " +
+                                                std::to_string(sizes[number]) + " bytes instead of " +
+                                                std::to_string(parts[number].range.nbytes));
+      }
+    }
+  }
+
   void check_tensor_entries() const {
     for (const TensorEntry& entry : header_->tensors()) {
       const Tensor* const tensor = index_.find(entry.name);
@@ -333,7 +372,9 @@ class IndexReader : private fields::Reader {
     }
   }
 
-  const Header* header_;
+  std::string_view text_;
+  const Header* header_ = nullptr;    // Of a file.
+  const PartSizes* sizes_ = nullptr;  // Of an image in parts.
   Index index_;
   std::uint64_t end_ = 0;                     // Of the last segment or blob that was read.
   std::set<std::string, std::less<>> names_;  // Of roots.
@@ -350,5 +391,13 @@ const Tensor* Index::find(std::string_view name) const noexcept {
 }
 
 Index read_index(const Header& header) { return IndexReader(header).read(); }
+
+Index read_index(std::string_view text, const PartSizes& sizes) {
+  if (text.size() > format::kMaxIndex) {
+    throw Error(Error::Code::too_large, "the index has " + std::to_string(text.size()) + " bytes, and " +
+                                            std::to_string(format::kMaxIndex) + " is the limit");
+  }
+  return IndexReader(text, sizes).read();
+}
 
 }  // namespace zerocopy

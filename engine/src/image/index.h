@@ -11,10 +11,10 @@
 
 namespace zerocopy {
 
-// Bytes that have a digest: a segment or a blob.
+// A segment or a blob.
 struct Part {
   Range range;
-  std::string digest;
+  std::string digest;  // Empty where nobody has computed it, which an image in parts may do without.
 };
 
 // What the index of an image says.
@@ -32,7 +32,17 @@ struct Index {
   [[nodiscard]] const Tensor* find(std::string_view name) const noexcept;
 };
 
-// Reads and checks the index, by itself and against the header. Throws Error as Image::open does.
+// Reads and checks the index of a file, by itself and against the header. Throws Error as Image::open does.
 Index read_index(const Header& header);
+
+// The bytes in each part of an image in parts.
+struct PartSizes {
+  std::vector<std::uint64_t> segments;
+  std::vector<std::uint64_t> blobs;
+};
+
+// Reads and checks the index of an image in parts, by itself and against the parts. Throws Error as Image::assemble
+// does.
+Index read_index(std::string_view text, const PartSizes& sizes);
 
 }  // namespace zerocopy

@@ -20,6 +20,8 @@ struct Overlapping {
   std::vector<std::uint32_t> blocks;  // The smallest number first.
 };
 
+bool is_large(const Overlapping& run) { return static_cast<std::uint64_t>(run.end - run.first) > format::kLargeRun; }
+
 // The roots that use one of the blocks.
 std::vector<std::uint32_t> users(const Overlapping& run, std::span<const Layout::Source> sources) {
   std::vector<std::uint32_t> together = sources[run.blocks.front()].roots;
@@ -88,25 +90,29 @@ std::vector<Overlapping> overlapping(std::span<const Layout::Source> sources, bo
 
 }  // namespace
 
-Layout::Layout(std::span<const Source> blocks, bool join) : places_(blocks.size()) {
+Layout::Layout(std::span<const Source> blocks, Form form, bool join) : places_(blocks.size()) {
   const std::vector<Overlapping> runs = overlapping(blocks, join);
-  std::map<std::vector<std::uint32_t>, std::uint32_t> segment_of;
+  // What all runs of a segment have in common: their roots, and the number of the run that is one by itself.
+  using Key = std::pair<std::vector<std::uint32_t>, std::optional<std::size_t>>;
+  std::map<Key, std::uint32_t> segment_of;
   std::vector<std::uint32_t> segments(runs.size());  // Of each run.
   for (std::size_t nth = 0; nth < runs.size(); ++nth) {
+    const bool is_alone = form == Form::parts && is_large(runs[nth]);
     const auto [found, is_new] =
-        segment_of.try_emplace(users(runs[nth], blocks), static_cast<std::uint32_t>(segments_.size()));
+        segment_of.try_emplace({users(runs[nth], blocks), is_alone ? std::optional(nth) : std::nullopt},
+                               static_cast<std::uint32_t>(segments_.size()));
     if (is_new) {
-      segments_.push_back({0, {}, found->first});
+      segments_.push_back({0, {}, found->first.first});
     }
     segments[nth] = found->second;
   }
   for (const bool packed : {false, true}) {
     for (std::size_t nth = 0; nth < runs.size(); ++nth) {
       const Overlapping& run = runs[nth];
-      const std::span bytes(run.first, run.end);
-      if ((bytes.size() <= format::kLargeRun) != packed) {
+      if (is_large(run) == packed) {
         continue;
       }
+      const std::span bytes(run.first, run.end);
       Segment& segment = segments_[segments[nth]];
       const std::uint64_t offset = aligned(segment.nbytes, packed ? format::kAlignment : format::kPage);
       segment.runs.push_back({offset, bytes, run.blocks.front()});
@@ -116,8 +122,10 @@ Layout::Layout(std::span<const Source> blocks, bool join) : places_(blocks.size(
       }
     }
   }
-  for (Segment& segment : segments_) {
-    segment.nbytes = aligned(segment.nbytes, format::kPage);
+  if (form == Form::file) {
+    for (Segment& segment : segments_) {
+      segment.nbytes = aligned(segment.nbytes, format::kPage);
+    }
   }
 }
 

@@ -10,10 +10,13 @@
 namespace zerocopy {
 
 // Lays blocks of bytes out as the segments of an image (docs/image_format.md). Blocks that overlap in memory form a run
-// and overlap in their segment likewise; blocks that only touch do not. A segment holds all runs that the same set of
-// roots uses, so that whoever loads a root maps nothing that the root does not need. In a segment, the runs of more
-// than 64 KiB come first, each of them at a page; the smaller ones follow, packed at multiples of 64 bytes. Runs keep
-// the order in which the first of their blocks was given, which is much like that of their use.
+// and overlap in their segment likewise; blocks that only touch do not. A segment holds runs that the same set of roots
+// uses, so that whoever loads a root maps nothing that the root does not need. Runs keep the order in which the first
+// of their blocks was given, which is much like that of their use.
+//
+// In a file, all runs of the same roots are one segment of whole pages: the runs of more than 64 KiB come first, each
+// of them at a page; the smaller ones follow, packed at multiples of 64 bytes. In parts, a run of more than 64 KiB is
+// a segment by itself, and the smaller ones of the same roots are another one, so that large runs need not be copied.
 //
 // The result depends on nothing but the sizes of the blocks, their order, their overlaps and their roots. A Layout
 // knows no file: whoever needs the bytes of a segment writes its runs, and zeros between them, wherever it likes.
@@ -21,6 +24,8 @@ namespace zerocopy {
 // A value type, immutable; it borrows the bytes of the blocks, and looks at none of them.
 class Layout {
  public:
+  enum class Form : std::uint8_t { file, parts };
+
   struct Source {
     std::span<const std::byte> bytes;
     std::vector<std::uint32_t> roots;  // The numbers of the roots that use the block: ascending, each once.
@@ -38,14 +43,14 @@ class Layout {
   };
 
   struct Segment {
-    std::uint64_t nbytes = 0;          // A multiple of a page.
+    std::uint64_t nbytes = 0;          // In a file a multiple of a page.
     std::vector<Run> runs;             // Ascending, by offset.
     std::vector<std::uint32_t> roots;  // Of each of its runs.
   };
 
   // A block's number is its position. With `join`, blocks that touch form a run as well, if the same roots use them and
   // each then begins at a multiple of 64 bytes: memory that is copied as it lies is copied faster in few large pieces.
-  explicit Layout(std::span<const Source> blocks, bool join = false);
+  explicit Layout(std::span<const Source> blocks, Form form = Form::file, bool join = false);
 
   // Of each block.
   [[nodiscard]] const std::vector<Place>& places() const noexcept { return places_; }

@@ -1,16 +1,11 @@
-"""Collecting the blocks of weights that a walk over a pipeline meets, and laying them out as segments."""
+"""Collecting the blocks of weights that a walk over a pipeline meets."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ray_zerocopy import _engine
-from ray_zerocopy.image.image import EMPTY, Block, Bytes, Segment
 
 
 class Span:
@@ -69,10 +64,9 @@ class BlockTable:
     def __len__(self) -> int:
         return len(self._owners)
 
-    def memories(self) -> Iterator[Bytes]:
-        """The bytes of each block, in the order of their numbers; each array keeps its block's owner."""
-        for (address, nbytes), owner in zip(self._numbers, self._owners, strict=True):
-            yield np.asarray(Span(address, nbytes, [owner])) if nbytes else np.empty(0, np.uint8)
+    def add_to(self, writer: _engine.ImageWriter) -> None:
+        """Add all blocks to an image, in the order of their numbers; the writer keeps their owners."""
+        writer.add_blocks(list(self._numbers), self._owners)
 
     def find(self, address: int, nbytes: int) -> int | None:
         """The number of the `nbytes` bytes at `address`; None: they have none."""
@@ -86,46 +80,6 @@ class BlockTable:
         """The address and size of every block."""
         return set(self._numbers)
 
-    def layout(
-        self, roots: Sequence[AbstractSet[int]], shared: set[tuple[int, int]] | None = None, *, join: bool = False
-    ) -> tuple[list[Block], list[Segment]]:
-        """Lay the blocks out as disjoint segments: blocks that overlap share one.
-
-        The engine lays them out as in a file (`docs/image_format.md`), where a segment is all that the same roots
-        need. In an object store each of its large runs is a segment by itself, so that the keeper holds equal ones
-        once; the small ones, which are copied, are one segment together, since each segment costs whoever loads it.
-
-        Args:
-            roots: of each root, the blocks that it needs.
-            shared: limits sharing: of a segment with none of these blocks each process gets a copy (`bytes`). None:
-                share all.
-            join: whether blocks that follow each other in memory without a gap, as those of a checkpoint's file do,
-                lie in one segment: the object store takes a few large segments much faster than many.
-        """
-        users: list[list[int]] = [[] for _ in self._owners]
-        for root, numbers in enumerate(roots):
-            for number in numbers:
-                users[number].append(root)
-        sharing = len(roots)  # one root more: it uses what is to be shared
-        for key, number in self._numbers.items():
-            if shared is None or key in shared:
-                users[number].append(sharing)
-        layout = _engine.Layout([(*key, users[number]) for key, number in self._numbers.items()], join)
-        segments: list[Segment] = []
-        starts_in: list[list[tuple[int, int]]] = []
-        for group, (used_by, runs) in enumerate(zip(layout.roots, layout.large_runs, strict=True)):
-            found = [(offset, np.asarray(Span(address, nbytes, self._owners))) for offset, address, nbytes in runs]
-            packed = layout.packed(group)
-            if packed is not None:
-                found.append(packed)
-            starts_in.append([(offset, len(segments) + place) for place, (offset, _) in enumerate(found)])
-            segments += [run.data if sharing in used_by else run.tobytes() for _, run in found]
-        blocks = []
-        for (_, nbytes), (within, offset) in zip(self._numbers, layout.places, strict=True):
-            if within is None:
-                blocks.append(Block(EMPTY, 0, 0))
-            else:
-                starts = starts_in[within]
-                begin, segment = starts[bisect_right(starts, (offset, len(segments))) - 1]
-                blocks.append(Block(segment, offset - begin, nbytes))
-        return blocks, segments
+    def among(self, keys: AbstractSet[tuple[int, int]]) -> list[int]:
+        """The numbers of the blocks with one of these addresses and sizes."""
+        return [number for key, number in self._numbers.items() if key in keys]

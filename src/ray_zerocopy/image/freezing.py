@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -16,6 +21,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.nn.utils import parametrize
 
+from ray_zerocopy import _engine
 from ray_zerocopy.compiled import CompiledProgram
 from ray_zerocopy.image import leaves, paths
 from ray_zerocopy.image.arrays import is_shareable, reduce_array
@@ -23,9 +29,11 @@ from ray_zerocopy.image.blocks import BlockTable, Met
 from ray_zerocopy.image.collection import no_collection
 from ray_zerocopy.image.compiled_functions import check_not_compiled, is_optimized_module, reduce_optimized_module
 from ray_zerocopy.image.exported import UNREADABLE, reduce_exported_program
-from ray_zerocopy.image.image import EMPTY, Block, FrozenScripts, Image, Skeleton
+from ray_zerocopy.image.image import FrozenScripts, Image
 from ray_zerocopy.image.modules import ModuleReducer
+from ray_zerocopy.image.names import constants_of, placed
 from ray_zerocopy.image.parametrized import reduce_parametrized
+from ray_zerocopy.image.parts import ImageParts
 from ray_zerocopy.image.tensors import STORAGES, StorageCollector
 from ray_zerocopy.image.torchscript import ScriptArchives, python_attributes
 
@@ -66,7 +74,7 @@ def freeze_each(
         external: as for `freeze`.
         share: the parts of the roots whose weights are to be shared; those of the rest are copied into the image and
             private to whoever loads it. None: all is shared.
-        join: as for `BlockTable.layout`, where all is shared.
+        join: as for `Frozen.parts`, where all is shared.
 
     Raises:
         TypeError: as `freeze`.
@@ -81,7 +89,7 @@ def freeze_each(
 
 
 def freeze_roots(roots: Mapping[str, Any], *, external: External | None = None) -> Frozen:
-    """As `freeze_each`, for whoever lays the blocks out otherwise than an `Image` does."""
+    """As `freeze_each`, for whoever wants another form than an `Image`."""
     with no_collection():
         return _frozen(roots, external)
 
@@ -94,19 +102,12 @@ def _frozen(roots: Mapping[str, Any], external: External | None) -> Frozen:
 
 
 class FrozenRoot(NamedTuple):
-    """A skeleton, and what the walk over its root met: the blocks, and TorchScript modules by their numbers."""
+    """A root's skeleton, and what the walk over it met: the blocks, and TorchScript modules by their numbers."""
 
     pickled: bytes
     buffers: tuple[int, ...]
     met: Met
     scripts: frozenset[int]
-
-    def skeleton(self, blocks: Sequence[Block], archive: int | None) -> Skeleton:
-        """The skeleton, given where all blocks of the image lie, and which archive is the root's."""
-        in_tensors = {blocks[number].segment for number in self.met.tensors} - {EMPTY}
-        on_host = {blocks[number].segment for number in self.met.host} - {EMPTY}
-        segments = tuple(sorted(in_tensors | on_host)), tuple(sorted(on_host))
-        return Skeleton(self.pickled, self.buffers, archive, tuple(sorted(self.met.tensors)), *segments)
 
 
 class Frozen(NamedTuple):
@@ -126,23 +127,62 @@ class Frozen(NamedTuple):
         """The place in `archives` of a root's archive; None without TorchScript modules."""
         return list(self.archives).index(root.scripts) if root.scripts else None
 
-    def image(self, shared: set[tuple[int, int]] | None = None, *, join: bool = False) -> Image:
-        """The image, its blocks laid out as disjoint segments.
+    @property
+    def blobs(self) -> tuple[bytes, ...]:
+        """Of the image: the archives', the roots', and the programs', in this order."""
+        return (
+            *(scripts.archive for scripts in self.archives.values()),
+            *(root.pickled for root in self.roots),
+            *(package_of(program) for program in self.programs),
+        )
+
+    def writer(self) -> _engine.ImageWriter:
+        """What writes the image, with all that is in it but names and metadata."""
+        writer = _engine.ImageWriter(producer())
+        self.blocks.add_to(writer)
+        blobs = iter([writer.add_blob(blob) for blob in self.blobs])
+        for scripts in self.archives.values():
+            modules = [(number, place, list(path)) for number, (place, path) in scripts.modules.items()]
+            writer.add_archive(next(blobs), scripts.blocks, scripts.sizes, scripts.has_storages, modules)
+        for name, root in zip(self.names, self.roots, strict=True):
+            tensor_blocks, host_blocks = sorted(root.met.tensors), sorted(root.met.host)
+            text = name.encode(errors="backslashreplace").decode()  # a path may have half a surrogate pair in it
+            writer.add_root(text, next(blobs), root.buffers, self.archive(root), tensor_blocks, host_blocks)
+        for program in self.programs:
+            constants = {
+                name: form
+                for name, tensor in constants_of(program).items()
+                if (form := placed(tensor, self.blocks, self.storages)) is not None
+            }
+            writer.add_program(next(blobs), constants)
+        return writer
+
+    def parts(self, *, apart: Sequence[int] = (), join: bool = False) -> ImageParts:
+        """The image in parts, all of them shared.
 
         Args:
-            shared: as for `BlockTable.layout`.
-            join: likewise.
+            apart: blocks with segments of their own.
+            join: whether blocks that follow each other in memory without a gap, as those of a checkpoint's file do,
+                lie in one segment: the object store takes a few large segments much faster than many.
         """
-        met = [root.met.tensors | root.met.host for root in self.roots]
-        blocks, segments = self.blocks.layout(met, shared, join=join)
-        return Image(
-            tuple(root.skeleton(blocks, self.archive(root)) for root in self.roots),
-            tuple(blocks),
-            tuple(segments),
-            tuple(self.externals),
-            tuple(self.archives.values()),
-            tuple(package_of(program) for program in self.programs),
-        )
+        index, segments = self.writer().parts(join, apart)
+        return ImageParts(index, self.blobs, tuple(segment.data for segment in segments), tuple(self.externals))
+
+    def image(self, shared: AbstractSet[tuple[int, int]] | None = None, *, join: bool = False) -> Image:
+        """The image.
+
+        Args:
+            shared: limits sharing: of a segment with no block of one of these addresses and sizes each process gets a
+                copy (`bytes`). None: share all.
+            join: as for `parts`.
+        """
+        if shared is None:
+            return Image.of(self.parts(join=join))
+        apart = self.blocks.among(shared)
+        image = Image.of(self.parts(apart=apart, join=join))
+        to_share = {image.content.block(number)[0] for number in apart}
+        segments = (s if number in to_share else bytes(s) for number, s in enumerate(image.segments))
+        return replace(image, segments=tuple(segments))
 
 
 class _Walk:
@@ -329,6 +369,17 @@ class _Buffers:
         address = flat.__array_interface__["data"][0]
         self.numbers.append(self._blocks.add(address, flat.nbytes, buffer, host=True))
         return False
+
+
+@cache
+def producer() -> str:
+    """What writes the images that are written here."""
+    try:
+        package = version("ray-zerocopy")
+    except PackageNotFoundError:  # the sources alone
+        package = "of an unknown version"
+    python = ".".join(map(str, sys.version_info[:2]))
+    return f"ray_zerocopy {package}, torch {torch.__version__}, Python {python}"
 
 
 def package_of(program: CompiledProgram) -> bytes:

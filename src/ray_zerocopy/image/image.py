@@ -1,8 +1,7 @@
-"""`Image`: a frozen pipeline as plain data."""
+"""`Image`: a frozen pipeline, and the handle on the engine's image of it."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -11,50 +10,35 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-Bytes = npt.NDArray[np.uint8]
-Segment = bytes | memoryview
+from ray_zerocopy import _engine
+from ray_zerocopy.image.parts import ImageParts, Segment, parts_of, segments_of
 
+Bytes = npt.NDArray[np.uint8]
 
 T = TypeVar("T")
-
-EMPTY = -1
-"""What a block without bytes has for a segment."""
-
-
-class Block(NamedTuple):
-    """Where one block of weights (a storage's or an array's bytes) lies.
-
-    Blocks that overlapped in memory lie in the same segment, so they overlap again after thaw.
-    """
-
-    segment: int
-    """Index into `Image.segments`; `EMPTY` for a block without bytes."""
-    offset: int
-    """Bytes from the start of the segment."""
-    nbytes: int
 
 
 class Skeleton(NamedTuple):
     """One pickled object graph, its bulk bytes replaced by block numbers."""
 
-    pickled: bytes
+    pickled: memoryview
     """Two pickles with one memo: the root; then what is left to do to some of its modules.
 
     That is a tuple: the modules to put into eval mode, the recurrent ones, and TorchScript modules with what Python
     code has set on them.
     """
-    buffers: tuple[int, ...]
+    buffers: Sequence[int]
     """Blocks of the graph's `pickle.PickleBuffer`s (PEP 574), in the order of the stream."""
     scripts: int | None
-    """Index into `Image.scripts`; None without TorchScript modules."""
-    tensor_blocks: tuple[int, ...]
+    """The number of the archive of its TorchScript modules; None without such modules."""
+    tensor_blocks: Sequence[int]
     """The graph's blocks that go where its tensors go."""
-    segments: tuple[int, ...]
+    segments: Sequence[int]
     """The segments that hold blocks of the graph."""
-    host_segments: tuple[int, ...]
+    host_segments: Sequence[int]
     """Those of them with blocks that stay in the host's memory when the tensors go to a device."""
 
-    def mapped_segments(self, device: torch.device) -> tuple[int, ...]:
+    def mapped_segments(self, device: torch.device) -> Sequence[int]:
         """The segments that whoever thaws the graph onto this device needs in the host's memory."""
         return self.segments if device.type == "cpu" else self.host_segments
 
@@ -65,51 +49,70 @@ class FrozenScripts:
 
     archive: bytes
     """Code and object graphs: a zip in the layout of `torch.package`."""
-    blocks: tuple[int, ...]
+    blocks: Sequence[int]
     """The block of each storage, at the number that the archive has for it."""
-    sizes: tuple[int, ...]
+    sizes: Sequence[int]
     """The bytes of each of these blocks, as the archive's tensors need them."""
     has_storages: bool
     """Whether the archive holds storages of its own, too: those that exist only while they are written."""
-    modules: Mapping[int, tuple[int, tuple[str, ...]]]
+    modules: Mapping[int, tuple[int, Sequence[str]]]
     """Where each module is, by its number in the image: the place in the archive of the outermost module that holds it,
     and the submodules' names on the way from there."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Image:
     """A frozen pipeline: skeletons (the object graphs) and segments (the bulk bytes, not copied).
 
-    An image that came from `freeze` borrows the pipeline's own memory: but for small blocks, which are copied, it shows
-    what the pipeline holds when it is published, not when it was frozen. One that came out of an object store borrows
-    the store's pages, read-only. Pickled with protocol 5 and a `buffer_callback`, every segment travels out of band;
-    `bytes` segments (those that are not to be shared) stay in the stream.
+    The engine has checked its structure. An image that came from `freeze` borrows the pipeline's own memory: but for
+    small blocks, which are copied, it shows what the pipeline holds when it is published, not when it was frozen. One
+    that came out of an object store borrows the store's pages, read-only, and one that came from a file the file's.
     """
 
-    skeletons: tuple[Skeleton, ...]
-    """One for each root given to `freeze_each`; they share blocks and segments."""
-    blocks: tuple[Block, ...]
+    content: _engine.Image
     segments: tuple[Segment, ...]
-    """Disjoint, C-contiguous bytes."""
+    """Those of `content`, C-contiguous; `bytes` where each process gets a copy."""
     externals: tuple[Any, ...] = ()
     """Objects the skeletons refer to but do not hold, for whoever transports the image to carry (`ray.ObjectRef`s)."""
-    scripts: tuple[FrozenScripts, ...] = ()
-    """Of the roots with TorchScript modules; those with the same modules have one together."""
-    packages: tuple[bytes, ...] = ()
-    """Of compiled programs, without their constants."""
+
+    @classmethod
+    def of(cls, parts: ImageParts) -> Image:
+        """The image whose parts these are.
+
+        Raises:
+            ValueError: what the index says of them cannot be, or is not of them.
+        """
+        return cls(
+            _engine.Image.assemble(parts.index, parts.segments, parts.blobs), tuple(parts.segments), parts.externals
+        )
+
+    @classmethod
+    def of_file(cls, file: _engine.Image) -> Image:
+        """The image that a file is; its segments are the file's own pages, read-only, and keep the file."""
+        return cls(file, segments_of(file))
+
+    @property
+    def parts(self) -> ImageParts:
+        """What the image is put together from again.
+
+        Raises:
+            ValueError: one of the blobs is damaged.
+        """
+        return parts_of(self.content, self.segments, self.externals)
 
     def skeleton(self, number: int) -> Skeleton:
-        """The skeleton with a number from outside; ValueError if there is none."""
-        return entry(self.skeletons, number, "skeleton")
+        """The skeleton of a root; ValueError if there is none, or if it is damaged."""
+        blob, buffers, archive, tensor_blocks, segments, host_segments = self.content.root(number)
+        return Skeleton(self.content.blob(blob).data, buffers, archive, tensor_blocks, segments, host_segments)
 
-    def block(self, number: int) -> Block:
-        """The block with a number from outside; ValueError if there is none, or if its segment does not exist."""
-        block = entry(self.blocks, number, "block")
-        if block.segment != EMPTY:
-            entry(self.segments, block.segment, "segment")
-        elif block.nbytes != 0:
-            raise ValueError(f"The image is damaged: its block {number} has {block.nbytes} bytes and no segment.")
-        return block
+    def scripts(self, number: int) -> FrozenScripts:
+        """An archive; ValueError if there is none, or if it is damaged."""
+        blob, blocks, sizes, has_storages, modules = self.content.archive(number)
+        return FrozenScripts(bytes(self.content.blob(blob)), blocks, sizes, has_storages, modules)
+
+    def package(self, number: int) -> bytes:
+        """The package of a compiled program, without its constants; ValueError as above."""
+        return bytes(self.content.blob(self.content.package(number)))
 
     @property
     def nbytes(self) -> int:
@@ -117,8 +120,7 @@ class Image:
         return sum(memoryview(segment).nbytes for segment in self.segments)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        travelling = [s if isinstance(s, bytes) else pickle.PickleBuffer(s) for s in self.segments]
-        return _image, (self.skeletons, self.blocks, travelling, self.externals, self.scripts, self.packages)
+        return Image.of, (self.parts,)
 
 
 def entry(entries: Sequence[T], number: int, what: str) -> T:
@@ -135,14 +137,3 @@ def entry(entries: Sequence[T], number: int, what: str) -> T:
     if not 0 <= number < len(entries):
         raise ValueError(f"The image is damaged: {what} {number} is asked for, and it has {len(entries)}.")
     return entries[number]
-
-
-def _image(
-    skeletons: tuple[Skeleton, ...],
-    blocks: tuple[Block, ...],
-    segments: Sequence[Segment],
-    externals: tuple[Any, ...],
-    scripts: tuple[FrozenScripts, ...],
-    packages: tuple[bytes, ...],
-) -> Image:
-    return Image(skeletons, blocks, tuple(segments), externals, scripts, packages)

@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 
 from ray_zerocopy import _engine
 from ray_zerocopy.image.arrays import array_in
-from ray_zerocopy.image.image import EMPTY, Bytes, FrozenScripts, Image, Skeleton, entry
+from ray_zerocopy.image.image import Bytes, FrozenScripts, Image, Skeleton, entry
 from ray_zerocopy.image.tensors import DLPACK_TYPES, contiguous_stride, tensor_in
 from ray_zerocopy.image.torchscript import thaw_scripts, thaw_scripts_onto
 
@@ -33,18 +33,19 @@ class HostMemory:
         self.view: _engine.View | None = None
         """Of the root's segments; None as long as nothing is in it."""
         self._image = image
+        self._content = image.content
         self._mapped = bones.segments
         self._places = {segment: place for place, segment in enumerate(self._mapped)}
         """Of each mapped segment its place in the View."""
-        self._storages: list[torch.UntypedStorage | torch.Tensor | None] = [None] * len(image.blocks)
+        self._storages: list[torch.UntypedStorage | torch.Tensor | None] = [None] * image.content.block_count
         """Of each block met, the storage or the first tensor around it."""
         self._archive = bones.scripts
         self._scripts: dict[int, torch.jit.ScriptModule] | None = None
 
     def host(self, number: int) -> Bytes:
         """A block's bytes in the View, writable; they keep the View alive."""
-        segment, offset, nbytes = self._image.block(number)
-        if segment == EMPTY:
+        segment, offset, nbytes = self._content.block(number)
+        if segment is None:
             return np.empty(0, np.uint8)
         return self._opened().part(self._place(segment), offset, nbytes)
 
@@ -56,8 +57,7 @@ class HostMemory:
 
     def _opened(self) -> _engine.View:
         if self.view is None:
-            segments = self._image.segments
-            self.view = _engine.View([entry(segments, segment, "segment") for segment in self._mapped])
+            self.view = _engine.View([self._image.segments[segment] for segment in self._mapped])
         return self.view
 
     def storage(self, number: int, nbytes: int) -> torch.UntypedStorage:
@@ -96,8 +96,8 @@ class HostMemory:
         self, cls: type[torch.Tensor], block: int, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool
     ) -> torch.Tensor:
         """A contiguous tensor around all of a block."""
-        segment, offset, nbytes = self._image.block(block)
-        if self._storages[block] is None and dtype in DLPACK_TYPES:  # five times as fast
+        segment, offset, nbytes = self._content.block(block)
+        if segment is not None and self._storages[block] is None and dtype in DLPACK_TYPES:  # five times as fast
             capsule = self._opened().tensor(self._place(segment), offset, nbytes, shape, *DLPACK_TYPES[dtype])
             tensor = from_dlpack(capsule)
             self._storages[block] = tensor
@@ -117,7 +117,7 @@ class HostMemory:
 
     def program(self, cls: type[Any], number: int, constants: Mapping[str, torch.Tensor]) -> Any:
         """A compiled program, made of one of the image's packages."""
-        return cls(entry(self._image.packages, number, "package"), constants)
+        return cls(self._image.package(number), constants)
 
     def script(self, number: int) -> torch.jit.ScriptModule:
         """One of the image's TorchScript modules."""
@@ -131,7 +131,7 @@ class HostMemory:
         return thaw_scripts(self._archived(archive), self._storage)
 
     def _archived(self, archive: int) -> FrozenScripts:
-        return entry(self._image.scripts, archive, "archive")
+        return self._image.scripts(archive)
 
 
 class DeviceMemory(HostMemory):
@@ -149,19 +149,19 @@ class DeviceMemory(HostMemory):
     def __init__(self, image: Image, bones: Skeleton, device: torch.device) -> None:
         super().__init__(image, bones._replace(segments=bones.host_segments))
         self._device = device
-        self._pieces = _pieces(image, bones.tensor_blocks)
+        self._pieces = _pieces(image.content, bones.tensor_blocks)
 
     def whole_tensor(
         self, cls: type[torch.Tensor], block: int, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool
     ) -> torch.Tensor:
         """A contiguous tensor around all of a block."""
-        _engine.check_whole_array(self._image.block(block).nbytes, dtype.itemsize, shape)
+        _engine.check_whole_array(self._content.block(block)[2], dtype.itemsize, shape)
         return self.tensor(cls, block, dtype, 0, shape, contiguous_stride(shape), requires_grad)
 
     def _new_storage(self, number: int) -> torch.UntypedStorage:
-        segment, offset, _ = self._image.block(number)
+        segment, offset, _ = self._content.block(number)
         nbytes = self._shared(number).nbytes
-        if nbytes == 0 or self._device.type == "meta":
+        if segment is None or self._device.type == "meta":
             return torch.UntypedStorage(nbytes, device=self._device)
         piece = self._pieces.get(number)
         if piece is None:
@@ -182,8 +182,8 @@ class DeviceMemory(HostMemory):
         Uploads to a device go from here rather than through the View: an upload pins what it reads, and the kernel
         copies private pages that are pinned.
         """
-        segment, offset, nbytes = self._image.block(number)
-        if segment == EMPTY:
+        segment, offset, nbytes = self._content.block(number)
+        if segment is None:
             return np.empty(0, np.uint8)
         return _engine.borrow(self._image.segments[segment], offset, nbytes)
 
@@ -204,13 +204,12 @@ class _Piece:
     uploaded: torch.Tensor | None = None
 
 
-def _pieces(image: Image, numbers: Sequence[int]) -> dict[int, _Piece]:
+def _pieces(content: _engine.Image, numbers: Sequence[int]) -> dict[int, _Piece]:
     """The piece of each of the blocks with these numbers that is not empty, by its number."""
     pieces: dict[int, _Piece] = {}
     last: tuple[int, _Piece] | None = None
-    for (segment, offset, nbytes), number in sorted((image.block(number), number) for number in numbers):
-        if segment == EMPTY:
-            continue
+    blocks = [(*content.block(number), number) for number in numbers]
+    for segment, offset, nbytes, number in sorted((segment, *rest) for segment, *rest in blocks if segment is not None):
         if last is None or last[0] != segment or offset >= last[1].end:
             last = segment, _Piece(offset, offset)
         piece = pieces[number] = last[1]

@@ -8,9 +8,10 @@ from typing import Any
 import ray
 from torch import nn
 
-from ray_zerocopy.image import Image, freeze
+from ray_zerocopy.image import freeze
 from ray_zerocopy.image.devices import Device, checked, present
 from ray_zerocopy.image.models import is_model
+from ray_zerocopy.image.parts import ImageParts
 from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.older.deprecation import warn_deprecated
 from ray_zerocopy.transport import store
@@ -40,7 +41,7 @@ def rewrite_pipeline_for_actors(
     return publish_pipeline(pipeline, model_attr_names)
 
 
-def prepare_model_for_actors(model: Any) -> ray.ObjectRef[Image]:
+def prepare_model_for_actors(model: Any) -> ray.ObjectRef[ImageParts]:
     """Deprecated: use `ActorWrapper`. Publish one model, for `load_model_in_actor`.
 
     Raises:

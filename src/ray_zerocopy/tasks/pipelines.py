@@ -16,9 +16,10 @@ import numpy as np
 import ray
 from torch.export import ExportedProgram
 
-from ray_zerocopy.image import Image, Thawed, freeze
-from ray_zerocopy.image.image import Segment
+from ray_zerocopy.image import Image, Thawed
+from ray_zerocopy.image.freezing import freeze_roots
 from ray_zerocopy.image.models import PublishedModels
+from ray_zerocopy.image.parts import ImageParts, Segment
 from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.tasks import residents
 from ray_zerocopy.tasks.freshness import ThawedProgram
@@ -84,14 +85,14 @@ class RemotePipeline:
     def _current(self) -> Source:
         """Where the pipeline is published as it is now."""
         with self._publishing:
-            frozen = freeze(self._pipeline, external=_stays_outside)
+            frozen = freeze_roots({"pipeline": self._pipeline}, external=_stays_outside).parts()
             states = [_state_of(part) for part in frozen.externals]
             places = [self._memory.place(segment) for segment in frozen.segments]
             if self._published is None or not self._published.is_of(frozen, states, places, self._memory.is_written()):
                 self._published = self._publish(frozen, states, places)
             return self._published.source
 
-    def _publish(self, frozen: Image, states: list[Image | None], places: list[Place | None]) -> _Published:
+    def _publish(self, frozen: ImageParts, states: list[ImageParts | None], places: list[Place | None]) -> _Published:
         shared = self._memory.segments() if any(places) else ()
         kept = [None if place is None else _part(shared, place) for place in places]
         same = [part is not None and _have_equal_bytes(s, part) for s, part in zip(frozen.segments, kept, strict=True)]
@@ -119,7 +120,7 @@ def _part(segments: Sequence[Segment], place: Place) -> memoryview:
 class Source(NamedTuple):
     """Where a pipeline is published. Small to pickle."""
 
-    image: ray.ObjectRef[Image]
+    image: ray.ObjectRef[ImageParts]
     """The pipeline beside its models, with `ModelPart`s in the places of these."""
     other: store.Published | None
     """The image that has some of its segments."""
@@ -128,15 +129,15 @@ class Source(NamedTuple):
     pipeline: bytes
     """What tells the caller's pipeline apart from others, whatever it is changed to."""
 
-    def fetch(self) -> Image:
+    def fetch(self) -> ImageParts:
         """The image, with all segments."""
-        image, _ = store.fetch(self.image)
+        parts = store.fetch_parts(self.image)
         if self.other is None:
-            return image
-        shared = store.fetch(self.other)[0].segments
-        pairs = zip(image.segments, self.places, strict=True)
+            return parts
+        shared = store.fetch_parts(self.other).segments
+        pairs = zip(parts.segments, self.places, strict=True)
         segments = tuple(segment if place is None else _part(shared, place) for segment, place in pairs)
-        return dataclasses.replace(image, segments=segments)
+        return dataclasses.replace(parts, segments=segments)
 
 
 class _Memory:
@@ -150,7 +151,7 @@ class _Memory:
 
     def segments(self) -> tuple[Segment, ...]:
         """As they were published."""
-        return store.fetch(self.published)[0].segments
+        return store.fetch_parts(self.published).segments
 
     def is_written(self) -> bool:
         """Whether anything may have been written to it."""
@@ -175,14 +176,14 @@ def _stays_outside(cls: type) -> bool:
     return issubclass(cls, PublishedModels) or is_ray_reference(cls)
 
 
-def _state_of(part: Any) -> Image | None:
+def _state_of(part: Any) -> ImageParts | None:
     """What may change of a part that stays outside: wrappers have a state. A stand-in has none, nor a reference.
 
     Its segments are digests, since what it borrows may be written to.
     """
     if isinstance(part, StandIn) or not isinstance(part, PublishedModels):
         return None
-    frozen = freeze(part, external=is_ray_reference)
+    frozen = freeze_roots({"part": part}, external=is_ray_reference).parts()
     return dataclasses.replace(frozen, segments=tuple(hashlib.sha256(s).digest() for s in frozen.segments))
 
 
@@ -190,14 +191,16 @@ class _Published(NamedTuple):
     """A pipeline as it was when it was put into the object store."""
 
     source: Source
-    frozen: Image
+    frozen: ImageParts
     """Its segments are those in the store."""
-    states: list[Image | None]
+    states: list[ImageParts | None]
     """Of its externals."""
     places: list[Place | None]
     """Of its segments, in the caller's memory."""
 
-    def is_of(self, frozen: Image, states: list[Image | None], places: list[Place | None], is_written: bool) -> bool:
+    def is_of(
+        self, frozen: ImageParts, states: list[ImageParts | None], places: list[Place | None], is_written: bool
+    ) -> bool:
         """Whether this is what was frozen.
 
         Args:
@@ -218,18 +221,17 @@ class _Published(NamedTuple):
         )
 
 
-def _are_equal(one: Image, other: Image) -> bool:
+def _are_equal(one: ImageParts, other: ImageParts) -> bool:
     return _are_alike(one, other) and all(map(_have_equal_bytes, one.segments, other.segments))
 
 
-def _are_alike(one: Image, other: Image) -> bool:
+def _are_alike(one: ImageParts, other: ImageParts) -> bool:
     """Whether two images are the same but for the bytes of their segments.
 
     What is outside of them must be the very same objects.
     """
     return (
-        (one.skeletons, one.blocks, one.scripts, one.packages)
-        == (other.skeletons, other.blocks, other.scripts, other.packages)
+        (one.index, one.blobs) == (other.index, other.blobs)
         and (len(one.externals), len(one.segments)) == (len(other.externals), len(other.segments))
         and all(map(_is_same_part, one.externals, other.externals))
     )
@@ -324,7 +326,7 @@ def _load(source: Source) -> Thawed:
     rest = source.fetch()
     loaded: dict[Any, Thawed] = {}
     externals = tuple(_model(part, loaded) if isinstance(part, ModelPart) else part for part in rest.externals)
-    root, view, _ = store.load(dataclasses.replace(rest, externals=externals))
+    root, view, _ = store.load(Image.of(dataclasses.replace(rest, externals=externals)))
     views = tuple(view for thawed in loaded.values() for view in thawed.views)
     if isinstance(root, _Program):
         return ThawedProgram(root.module(), view, views)

@@ -307,7 +307,8 @@ def freeze_parts(pipeline: Any, method_names: Sequence[str], *, join: bool = Fal
 
 def _share_segments(image: Image) -> bool:
     """Whether two skeletons have weights in common: a segment is all that the same skeletons need."""
-    listed = [segment for skeleton in image.skeletons for segment in skeleton.segments]
+    skeletons = map(image.skeleton, range(image.content.root_count))
+    listed = [segment for skeleton in skeletons for segment in skeleton.segments]
     return len(listed) > len(set(listed))
 
 
@@ -326,7 +327,7 @@ class Assembled(NamedTuple):
     pipeline: Any
     rest: store.Published | None = None
     """Where the bulk bytes beside its models were published, if anywhere."""
-    segments: tuple[int, ...] = ()
+    segments: Sequence[int] = ()
     """The numbers of those segments there that `view` has."""
     view: _engine.View | None = None
     """What they lie in here."""

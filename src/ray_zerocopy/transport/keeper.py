@@ -29,8 +29,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_zerocopy import _engine
 from ray_zerocopy.errors import ModelLostError
+from ray_zerocopy.image.parts import parts_of
 from ray_zerocopy.transport import register
-from ray_zerocopy.transport.file_parts import parts_of
 
 _log = logging.getLogger("ray_zerocopy")
 

@@ -68,7 +68,7 @@ def freeze_pipeline(pipeline: Any, model_attr_names: Sequence[str] | None, *, jo
     models = take_apart(pipeline if share is None else share).models
     paths = paths_of(models, pipeline)
     frozen = freeze_each(pipeline_roots(pipeline, paths, models), external=is_ray_reference, share=share, join=join)
-    if not frozen.blocks:
+    if not frozen.content.block_count:
         all_models = models if share is None else take_apart(pipeline).models
         check_holds_model(pipeline, all_models, alternative=", a tensor or a numpy array")
     name = type(pipeline).__name__

@@ -14,7 +14,6 @@ from ray_zerocopy import _engine
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
 from ray_zerocopy.image.devices import Device, present
 from ray_zerocopy.image.held import Held
-from ray_zerocopy.image.reading import read
 from ray_zerocopy.monitoring import loads, metrics
 from ray_zerocopy.transport import unshared
 
@@ -134,14 +133,17 @@ def opened(path: str | os.PathLike[str]) -> Saved:
                 "belong to, and give it its weights: ray_zerocopy.load_checkpoint(module, path)."
             ) from error
         raise
-    image, producer = read(file)
-    if not image.skeletons:
+    if not file.root_count:
         raise ValueError(
-            f"{where!r} is an image file without a Python pipeline: what wrote it ({producer}) saved tensors "
+            f"{where!r} is an image file without a Python pipeline: what wrote it ({file.producer}) saved tensors "
             "only. They can be read with the safetensors package."
         )
+    for number in range(file.blob_count):
+        file.blob(number)  # which a load would refuse, in a worker perhaps, if it were damaged
     metadata = file.metadata
-    return Saved(image, where, file.digest, _models(metadata, where), metadata.get(_CLASS, "object"), producer)
+    return Saved(
+        Image.of_file(file), where, file.digest, _models(metadata, where), metadata.get(_CLASS, "object"), file.producer
+    )
 
 
 def _models(metadata: dict[str, str], path: str) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import os
 import pickle
 import time
@@ -23,12 +22,10 @@ from ray.exceptions import ObjectLostError
 from ray_zerocopy import _engine
 from ray_zerocopy.errors import ModelLostError
 from ray_zerocopy.image import Image, Thawed, thaw_in_view
-from ray_zerocopy.image.image import Segment
-from ray_zerocopy.image.reading import image_of
+from ray_zerocopy.image.parts import ImageParts, Segment
 from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.monitoring import loads, metrics
 from ray_zerocopy.transport import keeper, store_connection, unshared
-from ray_zerocopy.transport.file_parts import FileParts
 from ray_zerocopy.transport.keeper import Kept, Offer, Publication
 from ray_zerocopy.transport.saved import FileSource
 
@@ -38,7 +35,7 @@ _OF_RAY_CLIENT = (
 )
 """Why weights are a private copy in a program that is connected by Ray Client."""
 
-Published: TypeAlias = "ray.ObjectRef[Image] | Kept"  # which Ray 2.43 could not evaluate
+Published: TypeAlias = "ray.ObjectRef[ImageParts] | Kept"  # which Ray 2.43 could not evaluate
 """Where an image is: in the object of the process that wrapped it, or with the keeper."""
 
 
@@ -61,12 +58,12 @@ class ModelInImage(NamedTuple):
         return ref.binary(), self.skeleton
 
 
-def publish(image: Image) -> ray.ObjectRef[Image]:
+def publish(image: Image | ImageParts) -> ray.ObjectRef[ImageParts]:
     """Put an image into the node's object store, as one object; Ray copies each segment there, once.
 
     The image stays there until the last reference to it, and the last pipeline loaded from it, are gone.
     """
-    ref: ray.ObjectRef[Any] = ray.put(_Sliced(image))
+    ref: ray.ObjectRef[Any] = ray.put(_Sliced(image.parts if isinstance(image, Image) else image))
     return ref
 
 
@@ -81,12 +78,12 @@ class _Sliced:
     _WHOLE = 16 << 20
     """Bytes from which a segment stays whole."""
 
-    def __init__(self, image: Image) -> None:
-        self._image = image
+    def __init__(self, parts: ImageParts) -> None:
+        self._parts = parts
 
     def __reduce__(self) -> tuple[Any, ...]:
-        without = dataclasses.replace(self._image, segments=())
-        return _joined, (without, [self._sliced(segment) for segment in self._image.segments])
+        without = dataclasses.replace(self._parts, segments=())
+        return _joined, (without, [self._sliced(segment) for segment in self._parts.segments])
 
     def _sliced(self, segment: Segment) -> bytes | list[pickle.PickleBuffer]:
         if isinstance(segment, bytes):
@@ -96,9 +93,9 @@ class _Sliced:
         return [pickle.PickleBuffer(segment[begin : begin + step]) for begin in range(0, nbytes, step)]
 
 
-def _joined(image: Image, segments: list[bytes | list[Any]]) -> Image:
+def _joined(parts: ImageParts, segments: list[bytes | list[Any]]) -> ImageParts:
     """The image, with these segments; slices that do not lie one after the other (Ray Client's) are copied together."""
-    return dataclasses.replace(image, segments=tuple(map(_whole, segments)))
+    return dataclasses.replace(parts, segments=tuple(map(_whole, segments)))
 
 
 def _whole(segment: bytes | list[Any]) -> Segment:
@@ -160,7 +157,7 @@ class _Body(pickle.Pickler):
         self.references: list[Any] = []
         stream = io.BytesIO()
         super().__init__(stream, protocol=5, buffer_callback=self.segments.append)
-        self.dump(image)
+        self.dump(image.parts)
         self.pickled = stream.getvalue()
 
     def persistent_id(self, obj: Any) -> int | None:
@@ -197,17 +194,27 @@ def fetch(source: Any) -> tuple[Image, int]:
         value = get(value, description)
     if isinstance(value, ModelInImage):
         value, skeleton, description, *_ = value
+    if not isinstance(value, Image):
+        value = Image.of(fetch_parts(value, description))
+    return value, skeleton
+
+
+def fetch_parts(published: Any, description: str = "a model") -> ImageParts:
+    """The parts of a published image, as `fetch` gets them: not even put together, and so not checked.
+
+    Raises:
+        TypeError, ModelLostError: as `fetch`.
+    """
+    value = published
     if isinstance(value, Kept):
         (pickled,), *bundles = get([value.body, *value.bundles], description)
         segments = [bundles[bundle][index] for bundle, index in value.places]
         value = _Unpickler(pickled, segments, value.references).load()
-        if isinstance(value, FileParts):
-            value = image_of(json.loads(value.index), value.blobs.__getitem__, value.segments)
     elif isinstance(value, ray.ObjectRef):
         value = get(value, description)
-    if not isinstance(value, Image):
+    if not isinstance(value, ImageParts):
         raise TypeError(f"Expected a reference to what ray_zerocopy published, got a {type(value).__name__}.")
-    return value, skeleton
+    return value
 
 
 def get(refs: Any, description: str = "a model") -> Any:
@@ -254,8 +261,8 @@ def load(source: Any, device: torch.device | str | None = None) -> Thawed:
             "address space (RLIMIT_AS) or of mappings (vm.max_map_count)."
         ) from error
     if not _stays_pinned(thawed.view):
-        owned = dataclasses.replace(image, segments=tuple(bytes(segment) for segment in image.segments))
-        thawed = thaw_in_view(owned, device, skeleton=skeleton)
+        owned = dataclasses.replace(image.parts, segments=tuple(bytes(segment) for segment in image.segments))
+        thawed = thaw_in_view(Image.of(owned), device, skeleton=skeleton)
     thawed.prefault()
     loaded = _load_of(source)
     loads.note(thawed.view, loaded)

@@ -8,15 +8,16 @@ from typing import Any
 import ray
 import torch
 
-from ray_zerocopy.image import Image, freeze
+from ray_zerocopy.image import freeze
 from ray_zerocopy.image.devices import Device, checked
 from ray_zerocopy.image.models import check_holds_script
+from ray_zerocopy.image.parts import ImageParts
 from ray_zerocopy.older import actor
 from ray_zerocopy.transport import pipelines, store
 from ray_zerocopy.transport.pipelines import PipelineSkeleton
 
 
-def prepare_jit_model_for_actors(jit_model: torch.jit.ScriptModule) -> ray.ObjectRef[Image]:
+def prepare_jit_model_for_actors(jit_model: torch.jit.ScriptModule) -> ray.ObjectRef[ImageParts]:
     """Publish one TorchScript module, for `load_jit_model_in_actor`.
 
     Raises:
