@@ -66,6 +66,13 @@ def test_threads_that_load_different_models_at_once_each_get_their_own() -> None
     assert all(in_threads(lambda number: all_bits(wrappers[number % 4].load()) == expected[number % 4]))
 
 
+def test_threads_may_load_models_at_once_that_torch_traces_as_they_load() -> None:
+    original = torch.fx.symbolic_trace(nn.Sequential(*(nn.Linear(8, 8) for _ in range(50))).eval())
+    wrapper = ActorWrapper(original)
+    x = torch.ones(2, 8)
+    assert [bits(loaded(x)) for loaded in in_threads(lambda _: wrapper.load(), times=40)] == [bits(original(x))] * 40
+
+
 def test_threads_call_a_task_wrapper_at_once() -> None:
     classifier = Classifier().eval()
     wrapper = TaskWrapper(classifier)

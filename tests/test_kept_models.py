@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,24 @@ def test_a_spare_of_a_model_that_cannot_be_proved_is_loaded_in_a_pause() -> None
     for _ in range(3):  # without pauses each call loads for itself, at the worst
         with kept.fresh("key", None) as model:
             assert model() == 1
+
+
+def test_a_model_that_torch_traces_as_it_loads_is_loaded_by_its_calls_alone() -> None:
+    # Tracing replaces nn.Module.__call__ for all threads: a call that goes on meanwhile would be traced, too.
+    image = freeze({"traced": torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU())), "seen": Unseen()})
+    loaded_by = []
+
+    def loader() -> Thawed:
+        loaded_by.append(threading.current_thread())
+        return thaw_in_view(image)
+
+    kept = Residents(Limits(models=2, nbytes=1 << 30, idle_seconds=60))
+    for _ in range(3):
+        with kept.fresh("key", loader) as pipeline:
+            assert pipeline["seen"]() == 1
+        del pipeline
+        time.sleep(0.05)  # in which a spare would be loaded
+    assert loaded_by == [threading.current_thread()] * 3
 
 
 def test_a_model_that_somebody_outside_still_holds_is_loaded_anew() -> None:

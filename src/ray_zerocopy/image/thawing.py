@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ray_zerocopy import _engine
-from ray_zerocopy.image import leaves
+from ray_zerocopy.image import leaves, tracing
 from ray_zerocopy.image.collection import no_collection
 from ray_zerocopy.image.image import Image, Skeleton
 from ray_zerocopy.image.memory import DeviceMemory, HostMemory
@@ -88,4 +88,7 @@ class _Unpickler(pickle.Unpickler):
         self._memory = memory
 
     def find_class(self, module: str, name: str) -> Any:
-        return getattr(self._memory, name) if module == leaves.__name__ else super().find_class(module, name)
+        if module == leaves.__name__:
+            return getattr(self._memory, name)
+        found = super().find_class(module, name)
+        return tracing.one_at_a_time(found) if tracing.is_tracing(module, name) else found

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 from ray_zerocopy import _engine
-from ray_zerocopy.image import Thawed
+from ray_zerocopy.image import Thawed, tracing
 from ray_zerocopy.tasks.freshness import FreshState
 from ray_zerocopy.tasks.memory_limit import memory_limit
 from ray_zerocopy.tasks.torch_mode import DEFAULT_DTYPE
@@ -87,7 +87,10 @@ class Resident:
     def __init__(self, load: Loader) -> None:
         self.load = load
         self.last_used = 0.0
+        traced = tracing.count()
         thawed = load()
+        self.loads_beside_calls = tracing.count() == traced
+        """Whether it may be loaded while another model is called: tracing would replace what that calls."""
         self.nbytes = sum(view.nbytes for view in thawed.views)
         self._views = thawed.views
         self._state = FreshState(thawed)
@@ -255,7 +258,7 @@ class Residents:
                 self._prove(*unproved)
 
     def _prove(self, key: Hashable, resident: Resident) -> None:
-        if resident.prove():
+        if resident.prove() or not resident.loads_beside_calls:
             return
         with DEFAULT_DTYPE:  # a call in another thread may have a default dtype of its own
             spare = Resident(resident.load)
