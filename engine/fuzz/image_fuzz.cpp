@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "image/header.h"
@@ -93,6 +95,24 @@ std::uint8_t first_and_last_byte(const Image& image, const zerocopy::Tensor& ten
   return std::to_integer<std::uint8_t>(block[tensor.offset]) ^ std::to_integer<std::uint8_t>(block[last]);
 }
 
+// The segments of a file, and its blobs' places, are an image in parts with its index.
+void require_same_in_parts(const Image& image) {
+  zerocopy::ImageParts parts{std::string(image.index()), {}, {}, image.file()};
+  for (std::size_t number = 0; number < image.segment_count(); ++number) {
+    parts.segments.push_back(image.segment(number));
+  }
+  for (std::size_t number = 0; number < image.blob_count(); ++number) {
+    try {
+      parts.blobs.push_back(image.blob(number));
+    } catch (const Error& error) {
+      return;  // It is damaged, so its bytes are not to be had.
+    }
+  }
+  const Image same = Image::assemble(std::move(parts));
+  require(std::ranges::equal(same.blocks(), image.blocks()) && std::ranges::equal(same.roots(), image.roots()) &&
+          std::ranges::equal(same.tensors(), image.tensors()) && same.digest() == image.digest());
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -113,6 +133,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const zerocopy::Root& root : image.roots()) {
       require(image.view(root.segments).size() == root.segments.size());
     }
+    require_same_in_parts(image);
     const std::vector<zerocopy::Damage> damages = image.verify();
     for (std::size_t number = 0; number < image.blob_count(); ++number) {
       try {

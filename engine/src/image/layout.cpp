@@ -20,7 +20,7 @@ struct Overlapping {
   std::vector<std::uint32_t> blocks;  // The smallest number first.
 };
 
-bool is_large(const Overlapping& run) { return static_cast<std::uint64_t>(run.end - run.first) > format::kLargeRun; }
+bool is_large(const Overlapping& run) { return std::cmp_greater(run.end - run.first, format::kLargeRun); }
 
 // The roots that use one of the blocks.
 std::vector<std::uint32_t> users(const Overlapping& run, std::span<const Layout::Source> sources) {
