@@ -614,6 +614,18 @@ def test_options_are_those_of_ray_for_the_pipeline_and_for_its_models() -> None:
     assert ray.get(placed.remote()) == placed.by_model() == {"variable": "yes"}
 
 
+def test_options_hold_for_a_model_that_is_an_attribute_of_the_pipeline() -> None:
+    wrapper = TaskWrapper(Told(), ["forward"])
+    model = wrapper.options(num_cpus=0.5).model
+    assert model()["CPU"] == 0.5
+    assert pickle.loads(pickle.dumps(model))()["CPU"] == copy.copy(model)()["CPU"] == 0.5
+    assert pickle.loads(pickle.dumps(model.forward))()["CPU"] == 0.5
+    assert wrapper.options(num_cpus=0.25).by_model()["CPU"] == 0.25
+    assert wrapper.model()["CPU"] == 1
+    with pytest.raises(ValueError, match=r"num_returns=2 is for \.remote\(\)"):
+        wrapper.options(num_returns=2).model()
+
+
 def test_options_that_ray_does_not_know_are_an_error_at_once() -> None:
     wrapper = TaskWrapper(Told())
     with pytest.raises(ValueError, match="num_cpu "):

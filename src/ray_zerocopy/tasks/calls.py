@@ -17,7 +17,7 @@ from ray_zerocopy.tasks.options import DEFAULTS, TaskOptions, call_with
 from ray_zerocopy.tasks.pipelines import RemotePipeline, check_options
 from ray_zerocopy.tasks.results import Results
 from ray_zerocopy.tasks.special_methods import OWN
-from ray_zerocopy.tasks.stand_ins import StandIn, has_own, original_of
+from ray_zerocopy.tasks.stand_ins import StandIn, has_own, original_of, with_options
 
 
 class GivesWay:
@@ -191,6 +191,8 @@ class WithOptions(PublishedModels):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         wrapper = self._ray_zerocopy_wrapper
         value = getattr(wrapper, name)
+        if isinstance(value, StandIn):
+            return with_options(value, self._ray_zerocopy_options)
         return PipelineMethod(self, name, value._ray_zerocopy_bound) if isinstance(value, PipelineMethod) else value
 
     def __setattr__(self, name: str, value: Any) -> None:

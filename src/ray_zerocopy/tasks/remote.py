@@ -17,7 +17,7 @@ from ray_zerocopy.image import Thawed
 from ray_zerocopy.tasks import residents
 from ray_zerocopy.tasks.freshness import ThawedProgram
 from ray_zerocopy.tasks.messages import Arguments, Packed, packed, unpacked
-from ray_zerocopy.tasks.options import of_model_calls
+from ray_zerocopy.tasks.options import TaskOptions, of_model_calls
 from ray_zerocopy.tasks.torch_mode import TorchMode
 from ray_zerocopy.tasks.waiting import result_of
 from ray_zerocopy.transport import store
@@ -106,8 +106,10 @@ class RemoteModel:
     Usable from several threads.
     """
 
-    def __init__(self, source: store.ModelInImage) -> None:
+    def __init__(self, source: store.ModelInImage, options: TaskOptions | None = None) -> None:
         self.source = source
+        self.options = options
+        """What the tasks have, whatever the options of model calls are; None: these."""
         self._is_kept = False
         """Whether the last worker that was asked had the model already, so that the next is likely to."""
         self._local: Any = None
@@ -124,15 +126,16 @@ class RemoteModel:
         """Run a method in a task; references among the arguments are resolved first, as in any task."""
         arguments, references = Arguments.of(args, kwargs)
         call = _Call(self.source.key, None, method, tuple(TorchMode.current()), tuple(arguments))
-        answer = self._answer(call, references) if self._is_kept else None
+        options = of_model_calls() if self.options is None else self.options
+        options.check_gives_one_result("a model's call")
+        answer = self._answer(options, call, references) if self._is_kept else None
         if answer is None or not answer.ran:
-            answer = self._answer(call._replace(model=self.source), references)
+            answer = self._answer(options, call._replace(model=self.source), references)
         self._is_kept = answer.was_kept
         return answer.value
 
     @staticmethod
-    def _answer(call: _Call, references: Iterable[ray.ObjectRef[Any]]) -> _Answer:
-        options = of_model_calls()
+    def _answer(options: TaskOptions, call: _Call, references: Iterable[ray.ObjectRef[Any]]) -> _Answer:
         try:
             task = options.of(_run).remote(packed(tuple(call)), *references)
             return _Answer(*unpacked(result_of(task) if options.may_lack_cpu else ray.get(task)))
@@ -142,4 +145,4 @@ class RemoteModel:
             raise
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.source,)
+        return type(self), (self.source, self.options)

@@ -24,6 +24,7 @@ from ray_zerocopy.image.models import (
 )
 from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.tasks.containers import admit_stand_ins
+from ray_zerocopy.tasks.options import TaskOptions
 from ray_zerocopy.tasks.remote import RemoteModel
 from ray_zerocopy.tasks.special_methods import OWN, SpecialMethods, apply, public_class, supporting
 from ray_zerocopy.transport import store
@@ -234,10 +235,11 @@ class StandIn(PublishedModels):
         return sorted({*super().__dir__(), *dir(self._ray_zerocopy_remote.local())})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return stand_in_for, (self._ray_zerocopy_original, source_of(self).image, public_class(self))
+        options = self._ray_zerocopy_remote.options
+        return stand_in_for, (self._ray_zerocopy_original, source_of(self).image, public_class(self), options)
 
     def __copy__(self) -> StandIn:
-        return stand_in_for(self._ray_zerocopy_original, source_of(self).image, public_class(self))
+        return with_options(self, self._ray_zerocopy_remote.options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
         return self.__copy__()
@@ -372,15 +374,25 @@ def with_stand_ins(pipeline: P, method_names: Sequence[str]) -> P:
     return rewritten
 
 
-def stand_in_for(original: Original, image: store.Published, kind: type[StandIn]) -> StandIn:
+def stand_in_for(
+    original: Original, image: store.Published, kind: type[StandIn], options: TaskOptions | None = None
+) -> StandIn:
     """A stand-in of this kind, with the special methods of the model.
 
     Args:
         original: the model.
         image: where it was published.
         kind: `StandIn`, or a subclass of it.
+        options: what its tasks have; None: what model calls have where it is called.
     """
-    return supporting(kind, original.special_methods, _answer_special)(original, image)
+    stand_in = supporting(kind, original.special_methods, _answer_special)(original, image)
+    stand_in._ray_zerocopy_remote.options = options
+    return stand_in
+
+
+def with_options(stand_in: StandIn, options: TaskOptions | None) -> StandIn:
+    """A stand-in for the same model, whose tasks have these options."""
+    return stand_in_for(original_of(stand_in), source_of(stand_in).image, public_class(stand_in), options)
 
 
 def held_by(pipeline: Any) -> Held:

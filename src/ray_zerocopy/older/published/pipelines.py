@@ -141,8 +141,8 @@ def with_stand_ins(skeleton: P, model_info: TaskModelInfo) -> P:
     stand_ins = {}
     for (name, (ref, methods)), found in zip(methods_of.items(), sources, strict=True):
         source = found if isinstance(found, store.ModelInImage) else store.ModelInImage(ref, 0, name)
-        original = Original.of(store.load(source).root, source.skeleton, None, source.description, tuple(methods))
-        image, _ = store.fetch(source)
+        image, number = store.fetch(source)
+        original = Original.of(thaw(image, skeleton=number), number, None, source.description, tuple(methods))
         stand_ins[name] = stand_in_for(original.within(image), source.image, _GradlessStandIn)
     return _with(skeleton, stand_ins)
 
