@@ -91,13 +91,19 @@ class Multiplexed:
             return os.getpid(), bits(model(x)), self.loads[model_id]
 
 
-@serve.deployment(ray_actor_options={"num_cpus": 0})
-class Lengths:
-    """What it loads are lengths of ids, by a coroutine function."""
-
+class Base:
     @ray_zerocopy.serve.multiplexed
     async def length(self, model_id: str) -> int:
         return len(model_id)
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Lengths(Base):
+    """What it loads are twice the lengths of ids, by a coroutine function that asks that of its base class."""
+
+    @ray_zerocopy.serve.multiplexed
+    async def length(self, model_id: str) -> int:
+        return 2 * await super().length(model_id)
 
     async def __call__(self) -> int:
         return await self.length(serve.get_multiplexed_model_id())

@@ -25,7 +25,7 @@ from pipelines import Classifier, TwoModels, Worker, add_one, encoded, encoder, 
 from torch import nn
 
 import ray_zerocopy
-from ray_zerocopy import JITModelWrapper, ModelWrapper, benchmark, jit
+from ray_zerocopy import JITModelWrapper, ModelWrapper, TaskWrapper, benchmark, jit
 from ray_zerocopy import nn as rzc_nn
 
 pytestmark = [
@@ -148,6 +148,7 @@ def test_a_wrapper_for_tasks_is_loaded_where_it_is_used_and_a_rewritten_pipeline
     assert bits(rewritten(X)) == bits(pipeline(X))
     assert bits(ray.get(loads.remote(wrapper, X))) == bits(pipeline(X))
     assert bits(ray.get(calls.remote(rewritten, X))) == bits(pipeline(X))
+    assert bits(ray.get(TaskWrapper(rewritten).remote(X)).numpy()) == bits(pipeline(X))
 
 
 def test_a_model_alone_is_a_model_again() -> None:

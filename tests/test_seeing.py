@@ -272,6 +272,45 @@ def test_the_record_of_many_threads_that_load_look_and_drop_is_what_lives(path: 
     assert own_records() == 1
 
 
+HOSTILE = {
+    "nothing": b"",
+    "no text": b"\xff\xfe\n",
+    "no JSON": b"}\n",
+    "a head that is no object": b"[]\n",
+    "a head without a process": b'{"node": null}\n',
+    "nested deeply": b"[" * 100_000 + b"\n",
+    "an entry of nothing": b'{"process": 1, "node": null}\n[]\n',
+    "an entry with too few fields": b'{"process": 1, "node": null}\n[1, "a model"]\n',
+    "numbers below zero": b'{"process": 1, "node": null}\n[1, "m", "store", null, -1, 0, null, []]\n',
+    "numbers that no machine has": b'{"process": 1, "node": null}\n[1, "m", "store", null, 1e99, 0, null, []]\n',
+    "pages that are none": b'{"process": 1, "node": null}\n[1, "m", "store", null, 1, 0, null, [[1]]]\n',
+    "names that are none": b'{"process": 1, "node": null}\n[1, ["m"], "store", null, 1, 0, null, []]\n',
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_another_process_writes_into_its_record_is_passed_over_if_it_cannot_be(content: bytes) -> None:
+    program = (
+        "import os, sys\n"
+        "record = os.memfd_create(sys.argv[1])\n"
+        "os.write(record, sys.stdin.buffer.read())\n"
+        "print(flush=True)\n"
+        "os.read(int(sys.argv[2]), 1)\n"
+    )
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", program, "ray_zerocopy.loads.1", str(reader)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[reader]) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdin.write(content)
+        other.stdin.close()
+        other.stdout.readline()
+        found = record.of_process(other.pid)
+        os.close(reader)
+        os.close(writer)
+    assert found is None or found.entries == ()
+
+
 def test_a_forked_child_that_drops_a_model_leaves_its_parents_record_as_it_is(path: str) -> None:
     loaded = [ray_zerocopy.load(path)]
     before = record.of_process(os.getpid())

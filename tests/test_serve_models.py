@@ -185,8 +185,8 @@ def test_a_model_that_is_evicted_pins_nothing(models: DeploymentHandle, folder: 
     assert until(lambda: store_in_use() < 1 << 20)
 
 
-def test_a_coroutine_function_loads_as_well(port: int) -> None:
+def test_a_coroutine_function_loads_as_well_and_may_ask_the_one_of_its_base_class(port: int) -> None:
     lengths = serve.run(Lengths.bind(), name="lengths", route_prefix=None)
     for model_id in ("one", "three", "one"):
-        assert lengths.options(multiplexed_model_id=model_id).remote().result() == len(model_id)
+        assert lengths.options(multiplexed_model_id=model_id).remote().result() == 2 * len(model_id)
     serve.delete("lengths")
