@@ -10,6 +10,7 @@ from memory import bits
 
 from ray_zerocopy import _engine
 from ray_zerocopy.image import Image, freeze, thaw_in_view
+from ray_zerocopy.image.parts import ImageParts
 from ray_zerocopy.transport import store
 
 KB = 1 << 10
@@ -18,11 +19,11 @@ SIZES = [4, 100 * KB, (1 << 20) - 64, (1 << 20) - 60, 1 << 20, (3 << 20) + 4, 4 
 
 
 @ray.remote
-def found(image: Image) -> tuple[int, int, list[bytes]]:
+def found(parts: ImageParts) -> tuple[int, int, list[bytes]]:
     """How many segments arrive, how many of their bytes are a private copy in the worker, and what they hold."""
-    weights, view, _ = thaw_in_view(image)
+    weights, view, _ = thaw_in_view(Image.of(parts))
     assert view is not None
-    return len(image.segments), view.copied_bytes, [bits(tensor) for tensor in weights]
+    return len(parts.segments), view.copied_bytes, [bits(tensor) for tensor in weights]
 
 
 @pytest.mark.usefixtures("cluster")
