@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from memory import tensors_of
@@ -27,19 +28,24 @@ def mapping_of(address: int) -> tuple[str, tuple[int, int, int]]:
     raise AssertionError(f"nothing is mapped at {address:#x}")
 
 
-def found_in(model: Any) -> tuple[set[str], set[int]]:
-    """The permissions of the mappings that weights lie in, and the access modes of descriptors of their files."""
+def descriptors(*_: Any) -> set[int]:
+    """Those that this process has open."""
+    return {int(entry) for entry in os.listdir("/proc/self/fd")}
+
+
+def found_in(model: Any, earlier: set[int]) -> tuple[set[str], set[int]]:
+    """The permissions of the mappings that weights lie in, and the access modes of later descriptors of their files."""
     found = [mapping_of(tensor.data_ptr()) for tensor in tensors_of(model)]
     files = {file for _, file in found}
     assert all(inode for _, _, inode in files)
     modes = set()
-    for entry in os.listdir("/proc/self/fd"):
+    for descriptor in descriptors() - earlier:
         try:
-            status = os.fstat(int(entry))
+            status = os.fstat(descriptor)
         except OSError:  # closed since
             continue
         if (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino) in files:
-            modes.add(fcntl.fcntl(int(entry), fcntl.F_GETFL) & os.O_ACCMODE)
+            modes.add(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE)
     return {permissions for permissions, _ in found}, modes
 
 
@@ -47,8 +53,9 @@ def test_a_workers_weights_lie_in_private_mappings_and_its_descriptors_of_the_st
     cluster: None,
 ) -> None:
     worker = Worker.remote()
+    earlier = ray.get(worker.do.remote(descriptors, np.zeros(1 << 20)))  # with that of Ray, if it keeps one
     ray.get(worker.load.remote(ActorWrapper(nn.Linear(1024, 1024))))
-    permissions, modes = ray.get(worker.do.remote(found_in))
+    permissions, modes = ray.get(worker.do.remote(found_in, earlier))
     assert permissions == {"rw-p"}
     assert modes == {os.O_RDONLY}
 
