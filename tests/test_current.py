@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 import torch
-from keeper_actor import end_keeper, failure, free_all, keeper, keeper_pid, run_program
+from keeper_actor import ask_keeper, end_keeper, failure, free_all, keeper_pid, run_program
 from object_store import store_in_use, until
 from pipelines import Classifier, encoded
 from ray import cloudpickle
@@ -176,4 +176,4 @@ ActorWrapper(torch.nn.Linear(4, 4), name="not detached")
 
 def calls() -> int:
     """How many calls wait in the keeper for the ends of programs."""
-    return int(ray.get(keeper().__ray_call__.remote(lambda of_keeper: len(of_keeper._pending))))
+    return int(ask_keeper(lambda of_keeper: len(of_keeper._pending)))

@@ -189,7 +189,8 @@ def test_a_worker_that_loads_one_model_of_ten_maps_that_model() -> None:
         assert view is not None
         return view.nbytes, view.copied_bytes
 
-    found = ray.get(Worker.remote().do.remote(in_a_worker, [refs["pipeline['model3']"]]))
+    worker = Worker.remote()
+    found = ray.get(worker.do.remote(in_a_worker, [refs["pipeline['model3']"]]))
     assert found == (weight_bytes(pipeline["model3"]), 0)
 
 

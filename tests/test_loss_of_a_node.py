@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from keeper_actor import failure, keeper
+from keeper_actor import ask_keeper, failure, keeper
 from memory import bits
 from object_store import until
 from pipelines import Classifier
@@ -42,7 +42,7 @@ def wrap_there(path: str) -> ActorWrapper[Classifier] | None:
     wrapper = ActorWrapper(classifier(), name="model", lifetime="detached")
     ActorWrapper.from_file(path, name="model from file", lifetime="detached")
     here = ray.get_runtime_context().get_node_id()
-    if ray.get(keeper().__ray_call__.remote(lambda _: __import__("ray").get_runtime_context().get_node_id())) == here:
+    if ask_keeper(lambda _: __import__("ray").get_runtime_context().get_node_id()) == here:
         return wrapper
     ray.kill(keeper())
     until(lambda: failure(keeper)[0] == "ValueError")

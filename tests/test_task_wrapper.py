@@ -168,7 +168,8 @@ def test_it_works_inside_tasks_and_actors() -> None:
             return inner.confident(x)
 
     assert bits(ray.get(task.remote(wrapper))) == bits(expected)
-    assert torch.equal(ray.get(Actor.remote().run.remote(wrapper)), pipeline.confident(x))
+    actor = Actor.remote()
+    assert torch.equal(ray.get(actor.run.remote(wrapper)), pipeline.confident(x))
 
 
 def test_the_wrapped_object_is_not_changed() -> None:
