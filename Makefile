@@ -26,7 +26,8 @@ export RAY_ADDRESS := local
 # the many workers of a Ray cluster need not look again.
 export SKBUILD_EDITABLE_SKIP = $(wildcard $(CURDIR)/build/editable-*)
 
-PIP := $(VENV)/bin/python -m pip install -qq -c constraints.txt
+# Of what is installed, little is ever imported, and that is compiled then.
+PIP := $(VENV)/bin/python -m pip install -qq --no-compile -c constraints.txt
 
 ## set-up
 
@@ -34,20 +35,26 @@ PIP := $(VENV)/bin/python -m pip install -qq -c constraints.txt
 setup: $(VENV)/.ready ## the virtual environment with pinned dependencies and the compiled extension
 	@env -u SKBUILD_EDITABLE_SKIP python -c 'import ray_zerocopy._engine'
 
-# torch goes in before anything that depends on it, so that the pinned build is the one that is found.
 $(VENV)/.tools: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
-	@echo "Setting up .venv, once, in some minutes: torch and the build tools ..."
+	@echo "Setting up .venv, once, in some minutes: the build tools ..."
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing (Debian: apt-get install python3-venv)"; exit 1; }
-	@$(PIP) $(shell grep ^torch== constraints.txt) scikit-build-core nanobind cmake ninja
+	@$(PIP) scikit-build-core nanobind cmake ninja
 	@touch $@
 
+# torch goes in before anything that depends on it, so that the pinned build is the one that is found.
 $(VENV)/.ready: $(VENV)/.tools pyproject.toml
 	@.ci/ensure-cpp-library json
 	@.ci/ensure-cpp-library xxhash
-	@echo "... and Ray, the other packages and the extension"
+	@echo "... torch, Ray, the other packages and the extension"
+	@$(PIP) $(shell grep ^torch== constraints.txt)
 	@$(PIP) --no-build-isolation -e '.[bench,demo,test,lint]'
 	@touch $@
+
+# What the C++ tests need, for which nobody has to wait for torch and Ray.
+.PHONY: cpp-tools
+cpp-tools: $(VENV)/.tools
+	@for library in json xxhash googletest; do .ci/ensure-cpp-library $$library || exit 1; done
 
 .PHONY: googletest benchmark
 googletest benchmark:
@@ -60,10 +67,12 @@ demo: setup ## the main job on real input: four Ray actors embed Python's docume
 	@python examples/semantic_search.py
 
 .PHONY: test
-test: test-cpp test-python ## the C++ tests and the Python tests
+test: cpp-tools ## the C++ tests and the Python tests
+	@$(MAKE) --jobs=2 setup test-cpp
+	@$(MAKE) test-python
 
 .PHONY: test-cpp
-test-cpp: setup googletest ## the C++ tests alone (PRESET=debug, release, asan or tsan)
+test-cpp: cpp-tools ## the C++ tests alone (PRESET=debug, release, asan or tsan)
 	cmake --preset $(PRESET)
 	cmake --build --preset $(PRESET) --parallel $(JOBS)
 	@mkdir -p $(REPORTS)
