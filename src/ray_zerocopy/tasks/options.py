@@ -12,6 +12,22 @@ import ray
 from ray.remote_function import RemoteFunction
 
 
+class Task:
+    """A function that Ray runs in workers.
+
+    Without a GPU, workers are used again, and keep what they have loaded. A worker that has had one ends with the task,
+    as Ray has it by default for functions that are declared with `num_gpus`: CUDA reads once in a process which devices
+    it may use, and holds memory on them until the process ends, while Ray gives the next task another device.
+
+    Args:
+        function: what is run.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.without_gpu: RemoteFunction = ray.remote(function)
+        self.with_gpu: RemoteFunction = ray.remote(num_gpus=1)(function)
+
+
 class TaskOptions:
     """Options as `ray.remote` takes them. What is not given is Ray's default: one CPU, three retries.
 
@@ -24,15 +40,15 @@ class TaskOptions:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._given = dict(given)
-        self._made: dict[tuple[RemoteFunction, bool], RemoteFunction] = {}
+        self._made: dict[tuple[Task, bool], RemoteFunction] = {}
 
     def merged(self, given: Mapping[str, Any]) -> TaskOptions:
         """These, and others that go before them."""
         return TaskOptions({**self._given, **given})
 
-    def check(self, function: RemoteFunction) -> None:
+    def check(self, task: Task) -> None:
         """Raise what Ray raises for options that it does not know, or not for this function."""
-        function.options(**self._given)
+        task.without_gpu.options(**self._given)
 
     @property
     def number_of_results(self) -> Any:
@@ -50,15 +66,21 @@ class TaskOptions:
         """Whether a task may have to wait for the CPU that it needs by default."""
         return "num_cpus" not in self._given and not _is_in_actor()
 
-    def of(self, function: RemoteFunction) -> RemoteFunction:
-        """A remote function with these options."""
-        key = function, _is_in_actor()
+    @property
+    def take_gpu(self) -> bool:
+        """Whether tasks are given a GPU, or a part of one. Their workers end with them."""
+        return bool(self._given.get("num_gpus"))
+
+    def of(self, task: Task) -> RemoteFunction:
+        """The remote function of a task, with these options."""
+        key = task, _is_in_actor()
         made = self._made.get(key)
         if made is None:
             made = self._made[key] = self._applied(*key)
         return made
 
-    def _applied(self, function: RemoteFunction, is_in_actor: bool) -> RemoteFunction:
+    def _applied(self, task: Task, is_in_actor: bool) -> RemoteFunction:
+        function = task.with_gpu if self.take_gpu else task.without_gpu
         options = {"num_cpus": 0, **self._given} if is_in_actor else self._given
         return function.options(**options) if options else function
 

@@ -24,7 +24,7 @@ from ray_zerocopy.image.references import is_ray_reference
 from ray_zerocopy.tasks import residents
 from ray_zerocopy.tasks.freshness import ThawedProgram
 from ray_zerocopy.tasks.messages import Arguments, Message, packed, unpacked
-from ray_zerocopy.tasks.options import TaskOptions
+from ray_zerocopy.tasks.options import Task, TaskOptions
 from ray_zerocopy.tasks.remote import check_has_ended
 from ray_zerocopy.tasks.special_methods import public_class
 from ray_zerocopy.tasks.stand_ins import Assembled, ProgramStandIn, StandIn, original_of, source_of
@@ -65,7 +65,7 @@ class RemotePipeline:
                 f"A {type(self._pipeline).__name__} cannot be called: it has no __call__. "
                 "To run one of its methods as a task, write wrapper.method.remote(...)."
             )
-        run = options.of(_stream if self.is_generator(method) else _run)
+        run = options.of(_STREAM if self.is_generator(method) else _RUN)
         source = self._current()
         mode = tuple(TorchMode.current())
         number_of_results = options.number_of_results
@@ -274,7 +274,6 @@ def _is_replaced(part: Any) -> bool:
     return isinstance(part, StandIn) and public_class(part) in (StandIn, ProgramStandIn)
 
 
-@ray.remote
 def _run(arrived: Any, source: Source, *referred: Any) -> Any:
     """Run one method of a pipeline.
 
@@ -296,7 +295,6 @@ def _run(arrived: Any, source: Source, *referred: Any) -> Any:
         return [Message(each) for each in result] if number_of_results else None
 
 
-@ray.remote
 def _stream(arrived: Any, source: Source, *referred: Any) -> Iterator[Message]:
     """As `_run`, for a method that is a generator: each value leaves the worker when it is there."""
     name, mode, arguments, _ = unpacked(arrived)
@@ -311,9 +309,12 @@ def _stream(arrived: Any, source: Source, *referred: Any) -> Iterator[Message]:
             yield Message(value)
 
 
+_RUN, _STREAM = Task(_run), Task(_stream)
+
+
 def check_options(options: TaskOptions) -> None:
     """Raise what Ray raises for options that tasks of pipelines cannot have: a ValueError, or a TypeError."""
-    options.check(_stream if isinstance(options.number_of_results, str) else _run)
+    options.check(_STREAM if isinstance(options.number_of_results, str) else _RUN)
 
 
 def _fresh(source: Source) -> contextlib.AbstractContextManager[Any]:

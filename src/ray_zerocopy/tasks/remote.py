@@ -17,7 +17,7 @@ from ray_zerocopy.image import Thawed
 from ray_zerocopy.tasks import residents
 from ray_zerocopy.tasks.freshness import ThawedProgram
 from ray_zerocopy.tasks.messages import Arguments, Packed, packed, unpacked
-from ray_zerocopy.tasks.options import TaskOptions, of_model_calls
+from ray_zerocopy.tasks.options import Task, TaskOptions, of_model_calls
 from ray_zerocopy.tasks.torch_mode import TorchMode
 from ray_zerocopy.tasks.waiting import result_of
 from ray_zerocopy.transport import store
@@ -43,7 +43,6 @@ class _Answer(NamedTuple):
     """False: the worker does not keep the model, and was not told where it is."""
 
 
-@ray.remote
 def _run(arrived: Any, *referred: Any) -> Packed:
     """Run one method of a model.
 
@@ -66,6 +65,9 @@ def _run(arrived: Any, *referred: Any) -> Packed:
             return packed((result, was_kept))
     except residents.NotKeptError:
         return packed((None, False, False))
+
+
+_RUN = Task(_run)
 
 
 def check_has_ended(result: object, model: object, method: str) -> None:
@@ -128,16 +130,18 @@ class RemoteModel:
         call = _Call(self.source.key, None, method, tuple(TorchMode.current()), tuple(arguments))
         options = of_model_calls() if self.options is None else self.options
         options.check_gives_one_result("a model's call")
-        answer = self._answer(options, call, references) if self._is_kept else None
+        if options.take_gpu:
+            return self._answer(call._replace(model=self.source), references, options).value
+        answer = self._answer(call, references, options) if self._is_kept else None
         if answer is None or not answer.ran:
-            answer = self._answer(options, call._replace(model=self.source), references)
+            answer = self._answer(call._replace(model=self.source), references, options)
         self._is_kept = answer.was_kept
         return answer.value
 
     @staticmethod
-    def _answer(options: TaskOptions, call: _Call, references: Iterable[ray.ObjectRef[Any]]) -> _Answer:
+    def _answer(call: _Call, references: Iterable[ray.ObjectRef[Any]], options: TaskOptions) -> _Answer:
         try:
-            task = options.of(_run).remote(packed(tuple(call)), *references)
+            task = options.of(_RUN).remote(packed(tuple(call)), *references)
             return _Answer(*unpacked(result_of(task) if options.may_lack_cpu else ray.get(task)))
         except RayTaskError as error:
             if isinstance(error.cause, ModelLostError):  # which Ray does not unwrap, as it does other exceptions
