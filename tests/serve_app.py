@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from memory import bits
-from pipelines import Classifier
+from memory import bits, file_behind_weights, give_back_free_memory, own_bytes
+from pipelines import Classifier, encoded, warm_up_encoder
 from ray import serve
 from ray.serve import Application
 
@@ -62,6 +63,46 @@ class Rolling:
         model = self.wrapper.current()
         with torch.no_grad():
             return [bits(model(torch.tensor(x))).hex() for x in inputs]
+
+
+class Seen(NamedTuple):
+    """What a replica tells of itself."""
+
+    process: int
+    result: bytes
+    grown: int
+    """By how much its own memory has grown since before it had the model."""
+    file: tuple[str, int, int]
+    """What its weights are mapped from."""
+
+
+@serve.deployment(
+    max_ongoing_requests=4,
+    ray_actor_options={"num_cpus": 0},
+    autoscaling_config={
+        "min_replicas": 1,
+        "max_replicas": 3,
+        "target_ongoing_requests": 2,
+        "upscale_delay_s": 0.5,
+        "look_back_period_s": 0.5,
+    },
+)
+class Autoscaled:
+    """Answers when there is a file, so that as many requests are under way until then as a test sends."""
+
+    def __init__(self, released: str, name: str, namespace: str) -> None:
+        torch.set_num_threads(1)
+        warm_up_encoder()
+        self.released = Path(released)
+        self.before = own_bytes()
+        self.model = get_wrapper(name, namespace).load()
+
+    async def __call__(self, x: torch.Tensor) -> Seen:
+        while not self.released.exists():
+            await asyncio.sleep(0.02)
+        result = encoded(self.model, x)
+        give_back_free_memory(None)
+        return Seen(os.getpid(), result, own_bytes() - self.before, file_behind_weights(self.model))
 
 
 @serve.deployment(num_replicas=2, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})

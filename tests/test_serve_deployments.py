@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import ray
 import torch
+from memory import weight_bytes
 from object_store import store_in_use, until
+from pipelines import encoded, encoder, vectors
 from ray import serve
 from ray.cluster_utils import Cluster
-from serve_app import Server, classifier
+from serve_app import Autoscaled, Server, classifier
 
 from ray_zerocopy import ActorWrapper
 
@@ -35,7 +37,6 @@ def head() -> Iterator[Any]:
     options = {"num_cpus": 4, "object_store_memory": 300 << 20, "include_dashboard": True, "dashboard_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "dashboard_agent_listen_port": 0})
     yield cluster.head_node
-    ray.shutdown()
     cluster.shutdown()
 
 
@@ -44,6 +45,15 @@ def port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def connected(head: Any, port: int) -> Iterator[None]:
+    """This program is connected to the cluster, in which Serve runs."""
+    ray.init(head.address, namespace="serve", logging_level="ERROR", log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    yield
+    ray.shutdown()
 
 
 def run(*arguments: str) -> None:
@@ -101,8 +111,8 @@ def test_applications_deployed_by_config_and_by_a_program_that_ended_go_on_when_
         assert until(lambda route=route, replicas=replicas: bool(pids(port, route, set()) - replicas), 60)
 
 
-def test_redeployments_leave_the_store_flat(head: Any, port: int) -> None:
-    ray.init(head.address, logging_level="ERROR", log_to_driver=False)
+@pytest.mark.usefixtures("connected")
+def test_redeployments_leave_the_store_flat() -> None:
     before = store_in_use()
     model = classifier(width=2048)  # 17 MB
     one = Server.options(num_replicas=1)
@@ -115,3 +125,31 @@ def test_redeployments_leave_the_store_flat(head: Any, port: int) -> None:
     serve.delete("redeployed")
     wrapper.free()
     assert until(lambda: store_in_use() - before < 1 << 20)
+
+
+def running_replicas(application: str) -> int:
+    (deployment,) = serve.status().applications[application].deployments.values()
+    return deployment.replica_states.get("RUNNING", 0)
+
+
+@pytest.mark.usefixtures("connected")
+def test_replicas_that_are_added_under_load_share_the_weights_of_the_first(tmp_path: Path) -> None:
+    model = encoder(layers=4)
+    released = tmp_path / "released"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as replicas have, so that sums have one order
+    expected = {n: encoded(model, vectors(n)) for n in range(12)}
+    torch.set_num_threads(threads)
+    with ActorWrapper(model, name="autoscaled", lifetime="detached"):
+        application = Autoscaled.bind(str(released), "autoscaled", "serve")
+        handle = serve.run(application, name="autoscaled", route_prefix=None)
+        assert running_replicas("autoscaled") == 1
+        answers = [handle.remote(vectors(n)) for n in range(12)]
+        assert until(lambda: running_replicas("autoscaled") == 3, 120)
+        released.touch()
+        seen = [answer.result(timeout_s=60) for answer in answers]
+        serve.delete("autoscaled")
+    assert {n: each.result for n, each in enumerate(seen)} == expected
+    assert len({each.process for each in seen}) == 3
+    assert len({each.file for each in seen}) == 1
+    assert all(each.grown < 0.1 * weight_bytes(model) for each in seen), [each.grown for each in seen]
