@@ -124,6 +124,11 @@ _HOLDERS: frozenset[type] = frozenset(
         property,
         staticmethod,
         classmethod,
+        typing.TypeVar,  # of C since Python 3.12, as the next four
+        typing.ParamSpec,
+        typing.ParamSpecArgs,
+        typing.ParamSpecKwargs,
+        typing.TypeVarTuple,
         weakref.ref,
     }
 )
