@@ -40,8 +40,8 @@ class Builder {
     refuse("has the number " + text + ", which is no integer, or larger than 2^53 - 1");
   }
   bool string(const std::string& text) { return add(Kind::string, stored(text)); }
-  // NOLINTNEXTLINE(readability-convert-member-functions-to-static): the parser's interface. JSON has no such thing.
-  bool binary(const nlohmann::json::binary_t& /*value*/) { return false; }
+  // NOLINTNEXTLINE(readability-convert-member-functions-to-static): the parser's interface, since 3.8 of it
+  bool binary(const auto& /*value*/) { return false; }
   bool start_object(std::size_t /*size*/) { return open(Kind::object); }
   bool key(const std::string& text) { return append(Kind::string, stored(text)); }
   bool end_object() {
@@ -147,7 +147,7 @@ Document::Document(std::string_view text, Error::Code malformed, std::string_vie
   texts_.reserve(text.size());  // No string is longer than its JSON.
   nodes_.reserve(std::min<std::size_t>(text.size() / kBytesOfNode, format::kMaxValues));
   Builder builder(nodes_, texts_, malformed, what);
-  nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
+  nlohmann::json::sax_parse(text, &builder);
 }
 
 }  // namespace zerocopy::json

@@ -32,8 +32,8 @@ class Reader {
   bool number_integer(std::int64_t /*value*/) { return other(); }
   bool number_unsigned(std::uint64_t /*value*/) { return other(); }
   bool number_float(double /*value*/, const std::string& /*text*/) { return other(); }
-  // NOLINTNEXTLINE(readability-convert-member-functions-to-static): the parser's interface. JSON has no such thing.
-  bool binary(const nlohmann::json::binary_t& /*value*/) { return false; }
+  // NOLINTNEXTLINE(readability-convert-member-functions-to-static): the parser's interface, since 3.8 of it
+  bool binary(const auto& /*value*/) { return false; }
   bool string(const std::string& text) {
     if (!in_map()) {
       return other();
@@ -131,7 +131,7 @@ std::vector<NamedShard> read_weight_map(std::string_view text) {
     refuse("it has a zero byte");
   }
   Reader reader;
-  nlohmann::json::sax_parse(text.begin(), text.end(), &reader);
+  nlohmann::json::sax_parse(text, &reader);
   return reader.take();
 }
 
