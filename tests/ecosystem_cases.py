@@ -5,6 +5,7 @@ Heavy libraries are imported where they are used: workers import this module, an
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,18 @@ class Case:
     """Uses a pipeline, or what stands for it: arrays, tensors, strings, in lists and dicts."""
     methods: tuple[str, ...] = ("__call__",)
     """Which of a model's methods run in tasks."""
+    module: str | None = None
+    """What may be absent where the others are: the line also says with which torch it was measured."""
+
+    def is_here(self) -> bool:
+        """Whether it can be measured with what is installed."""
+        if self.module is None:
+            return True
+        try:
+            importlib.import_module(self.module)
+        except (ImportError, RuntimeError):  # the latter, from one that was built for another torch
+            return False
+        return True
 
 
 def byte_vocabulary() -> dict[str, int]:
@@ -331,6 +344,42 @@ def with_shared_index(is_small: bool) -> WithPassenger:
     return WithPassenger(SharedIndex(with_index(is_small).passenger))
 
 
+def torchvision_resnet(is_small: bool) -> Any:
+    from torchvision.models import ResNet, resnet50
+    from torchvision.models.resnet import BasicBlock
+
+    torch.manual_seed(0)
+    return (ResNet(BasicBlock, [1, 1, 1, 1]) if is_small else resnet50()).eval()
+
+
+def timm_vit(is_small: bool) -> Any:
+    import timm
+
+    torch.manual_seed(0)
+    name, options = ("vit_tiny_patch16_224", {"depth": 1}) if is_small else ("vit_small_patch16_224", {})
+    return timm.create_model(name, pretrained=False, **options).eval()
+
+
+def seen(model: Any) -> Any:
+    with torch.no_grad():
+        return model(torch.ones(1, 3, 224, 224))
+
+
+def openai_whisper(is_small: bool) -> Any:
+    from whisper.model import ModelDimensions, Whisper
+
+    torch.manual_seed(0)
+    width, heads, layers = (64, 1, 1) if is_small else (512, 8, 3)
+    audio = {"n_mels": 80, "n_audio_ctx": 100, "n_audio_state": width, "n_audio_head": heads, "n_audio_layer": layers}
+    text = {"n_vocab": 257, "n_text_ctx": 64, "n_text_state": width, "n_text_head": heads, "n_text_layer": layers}
+    return Whisper(ModelDimensions(**audio, **text)).eval()
+
+
+def heard(model: Any) -> Any:
+    with torch.no_grad():
+        return model(torch.ones(1, 80, 200), torch.arange(8)[None])
+
+
 _GENERATE = ("__call__", "generate")
 _ENCODE = ("__call__", "encode")
 
@@ -359,4 +408,7 @@ CASES = {
     "forest": Case("scikit-learn", "`ExtraTreesRegressor` in a pipeline", with_forest, predicted),
     "index": Case("faiss", "`IndexFlatL2` in a pipeline", with_index, found),
     "shared index": Case("faiss", "the same through `SharedIndex`, below", with_shared_index, found),
+    "torchvision": Case("torchvision", "`resnet50`", torchvision_resnet, seen, module="torchvision"),
+    "timm": Case("timm", "`vit_small_patch16_224`", timm_vit, seen, module="timm"),
+    "whisper": Case("openai-whisper", "`Whisper`", openai_whisper, heard, module="whisper"),
 }

@@ -1,11 +1,12 @@
 """The table "what works, what is shared" of docs/ecosystem.md, by measurement.
 
-PYTHONPATH=tests python -m ecosystem_table     measures everything and rewrites the table
+PYTHONPATH=tests python -m ecosystem_table     measures everything that is installed and rewrites the table
 """
 
 from __future__ import annotations
 
 import gc
+import re
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +44,20 @@ class Row(NamedTuple):
     def line(self, case: Case) -> str:
         """The case's line in the table."""
         works = ("yes" if outcome else "no" for outcome in (self.in_tasks, self.in_actors, self.saved))
-        return f"| {case.library} | {case.what} | {' | '.join(works)} | {_share(self.private)} |"
+        library = case.library if case.module is None else f"{case.library}{_MEASURED_WITH}{_torch_release()}"
+        return f"| {library} | {case.what} | {' | '.join(works)} | {_share(self.private)} |"
+
+
+_MEASURED_WITH = ", with torch "
+
+
+def _torch_release() -> str:
+    return torch.__version__.partition("+")[0]
+
+
+def without_release(line: str) -> str:
+    """A line of the table without the release of torch that it was measured with, if it names one."""
+    return re.sub(rf"{_MEASURED_WITH}[^ ]+", "", line)
 
 
 def _share(private: float | None) -> str:
@@ -162,9 +176,15 @@ def _cluster() -> Iterator[None]:
 
 def main() -> None:
     lines = header()
+    kept = documented()
     with _cluster():
         worker = Worker.remote()
         for case in CASES.values():
+            if not case.is_here():
+                lines += [
+                    line for line in kept if without_release(line).startswith(f"| {case.library} | {case.what} |")
+                ]
+                continue
             row = measured(case, worker)
             lines.append(row.line(case))
             print(lines[-1], "" if row.private is None else f"{row.private:.3f}", flush=True)

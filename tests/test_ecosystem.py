@@ -24,8 +24,12 @@ def worker(cluster: None) -> Any:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_library_works_and_shares_as_documented(name: str, worker: Any) -> None:
-    line = table.measured(CASES[name], worker).line(CASES[name])
-    assert line in table.documented(), f"measured: {line}; `make ecosystem-table` rewrites the page"
+    case = CASES[name]
+    if not case.is_here():
+        pytest.skip(f"{case.module} does not import here")
+    line = table.without_release(table.measured(case, worker).line(case))
+    documented = [table.without_release(each) for each in table.documented()]
+    assert line in documented, f"measured: {line}; `make ecosystem-table` rewrites the page"
 
 
 def test_the_table_has_no_other_lines() -> None:
