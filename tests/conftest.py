@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+from keeper_actor import free_all
 from object_store import store_in_use, store_is_empty, until
 from programs import DEPTH, WIDTH, exported, stack
 
@@ -62,6 +63,13 @@ def empty_store(cluster: None) -> Iterator[None]:
     yield
     gc.collect()
     assert until(store_is_empty), f"{store_in_use()} bytes stay pinned"
+
+
+@pytest.fixture
+def names_end(cluster: None) -> Iterator[None]:
+    """The names that a test gave to models are free again when it ends."""
+    yield
+    free_all()
 
 
 @pytest.hookimpl(trylast=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 
 import pytest
 import ray
 import torch
-from keeper_actor import ask_keeper, end_keeper, failure, free_all, keeper_pid, run_program
+from keeper_actor import ask_keeper, end_keeper, failure, keeper_pid, run_program
 from object_store import store_in_use, until
 from pipelines import Classifier, encoded
 from ray import cloudpickle
@@ -18,16 +17,10 @@ from torch import nn
 
 from ray_zerocopy import ActorWrapper, TaskWrapper, get_wrapper
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("cluster", "names_end")
 
 X = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
 LARGE = 32 << 20
-
-
-@pytest.fixture(autouse=True)
-def _no_model_is_left() -> Iterator[None]:
-    yield
-    free_all()
 
 
 def classifier(version: int) -> Classifier:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from keeper_actor import ask_keeper, end_keeper, failure, free_all, keeper_pid, run_program
+from keeper_actor import ask_keeper, end_keeper, failure, keeper_pid, run_program
 from memory import bits, own_bytes
 from object_store import store_in_use, store_is_empty, until
 from packaging.version import Version
@@ -33,16 +33,10 @@ from ray_zerocopy import (
     load_pipeline_in_actor,
 )
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("cluster", "names_end")
 
 X = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
 LARGE = 32 << 20
-
-
-@pytest.fixture(autouse=True)
-def _no_model_is_left() -> Iterator[None]:
-    yield
-    free_all()
 
 
 def classifier(seed: int = 0) -> Classifier:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from keeper_actor import free_all, run_program
+from keeper_actor import run_program
 from memory import bits
 from object_store import bytes_put, store_in_use, until
 from torch import nn
@@ -21,17 +21,11 @@ import ray_zerocopy.transport.keeper
 from ray_zerocopy import ActorWrapper, TaskWrapper, get_wrapper
 from ray_zerocopy.transport.keeper import SegmentKey
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("cluster", "names_end")
 
 MEGABYTES = 72
 SIZE = MEGABYTES << 20
 LITTLE = 8 << 20
-
-
-@pytest.fixture(autouse=True)
-def _no_model_is_left() -> Iterator[None]:
-    yield
-    free_all()
 
 
 def layers(seed: int, megabytes: int = MEGABYTES) -> nn.Sequential:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from keeper_actor import free_all
 from memory import bits
 from pipelines import Classifier, TwoModels
 from torch import nn
 
 from ray_zerocopy import ActorWrapper, JITActorWrapper, JITTaskWrapper, TaskWrapper
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("cluster", "names_end")
 
 X = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def _no_model_is_left() -> Iterator[None]:
-    yield
-    free_all()
 
 
 def classifier() -> Classifier:
