@@ -62,6 +62,7 @@ _ATOMS: frozenset[type] = frozenset(
         datetime.timedelta,
         decimal.Decimal,
         types.CodeType,
+        type(getattr(typing, "NoDefault", None)),  # of Python 3.13
         types.GetSetDescriptorType,
         types.MemberDescriptorType,
         types.MethodDescriptorType,
