@@ -16,6 +16,8 @@ from ray import cloudpickle
 from torch import nn
 
 from ray_zerocopy import ActorWrapper, TaskWrapper, get_wrapper
+from ray_zerocopy.transport.current import _changes
+from ray_zerocopy.transport.keeper import State
 
 pytestmark = pytest.mark.usefixtures("cluster", "names_end")
 
@@ -67,10 +69,16 @@ def test_other_processes_get_the_new_model_and_never_the_old_one_again() -> None
         assert ray.get([r.answer.remote() for r in replicas for _ in range(10)]) == [answer(version)] * 20
 
 
+def last_heard() -> State | None:
+    """What state of the keeper this process has been told of."""
+    return _changes(ray.get_runtime_context().get_worker_id())._seen
+
+
 def test_nobody_is_asked_while_nothing_changes() -> None:
     wrapper = publish(0)
     loaded = wrapper.current()
-    assert until(lambda: wrapper.current() is loaded)
+    now = ask_keeper(lambda keeper: keeper._state)
+    assert until(lambda: wrapper.current() is loaded and last_heard() == now)  # no more answers are on their way
     pid = keeper_pid()
     os.kill(pid, signal.SIGSTOP)
     try:
