@@ -26,8 +26,7 @@ export RAY_ADDRESS := local
 # the many workers of a Ray cluster need not look again.
 export SKBUILD_EDITABLE_SKIP = $(wildcard $(CURDIR)/build/editable-*)
 
-# Of what is installed, little is ever imported, and that is compiled then.
-PIP := $(VENV)/bin/python -m pip install -qq --no-compile -c constraints.txt
+PIP := $(VENV)/bin/python -m pip install -qq -c constraints.txt
 
 ## set-up
 
