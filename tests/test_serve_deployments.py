@@ -148,6 +148,7 @@ def test_replicas_that_are_added_under_load_share_the_weights_of_the_first(tmp_p
         assert until(lambda: running_replicas("autoscaled") == 3, 120)
         released.touch()
         seen = [answer.result(timeout_s=60) for answer in answers]
+        handle.shutdown()  # whose thread would go on, and start a Ray of its own after this one
         serve.delete("autoscaled")
     assert {n: each.result for n, each in enumerate(seen)} == expected
     assert len({each.process for each in seen}) == 3
