@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Skeleton(NamedTuple):
     """One pickled object graph, its bulk bytes replaced by block numbers."""
 
-    pickled: memoryview
+    pickled: bytes | memoryview
     """Two pickles with one memo: the root; then what is left to do to some of its modules.
 
     That is a tuple: the modules to put into eval mode, the recurrent ones, and TorchScript modules with what Python
@@ -74,6 +74,8 @@ class Image:
     """Those of `content`, C-contiguous; `bytes` where each process gets a copy."""
     externals: tuple[Any, ...] = ()
     """Objects the skeletons refer to but do not hold, for whoever transports the image to carry (`ray.ObjectRef`s)."""
+    blobs: tuple[bytes, ...] | None = None
+    """Those of `content`, where they are objects of Python's already: they need not be copied to become such."""
 
     @classmethod
     def of(cls, parts: ImageParts) -> Image:
@@ -82,9 +84,8 @@ class Image:
         Raises:
             ValueError: what the index says of them cannot be, or is not of them.
         """
-        return cls(
-            _engine.Image.assemble(parts.index, parts.segments, parts.blobs), tuple(parts.segments), parts.externals
-        )
+        content = _engine.Image.assemble(parts.index, parts.segments, parts.blobs)
+        return cls(content, tuple(parts.segments), parts.externals, parts.blobs)
 
     @classmethod
     def of_file(cls, file: _engine.Image) -> Image:
@@ -98,21 +99,27 @@ class Image:
         Raises:
             ValueError: one of the blobs is damaged.
         """
-        return parts_of(self.content, self.segments, self.externals)
+        if self.blobs is None:
+            return parts_of(self.content, self.segments, self.externals)
+        return ImageParts(self.content.index, self.blobs, self.segments, self.externals)
 
     def skeleton(self, number: int) -> Skeleton:
         """The skeleton of a root; ValueError if there is none, or if it is damaged."""
         blob, buffers, archive, tensor_blocks, segments, host_segments = self.content.root(number)
-        return Skeleton(self.content.blob(blob).data, buffers, archive, tensor_blocks, segments, host_segments)
+        return Skeleton(self._blob(blob), buffers, archive, tensor_blocks, segments, host_segments)
 
     def scripts(self, number: int) -> FrozenScripts:
         """An archive; ValueError if there is none, or if it is damaged."""
         blob, blocks, sizes, has_storages, modules = self.content.archive(number)
-        return FrozenScripts(bytes(self.content.blob(blob)), blocks, sizes, has_storages, modules)
+        return FrozenScripts(bytes(self._blob(blob)), blocks, sizes, has_storages, modules)
 
     def package(self, number: int) -> bytes:
         """The package of a compiled program, without its constants; ValueError as above."""
-        return bytes(self.content.blob(self.content.package(number)))
+        return bytes(self._blob(self.content.package(number)))
+
+    def _blob(self, number: int) -> bytes | memoryview:
+        checked = self.content.blob(number).data
+        return checked if self.blobs is None else self.blobs[number]
 
     @property
     def nbytes(self) -> int:

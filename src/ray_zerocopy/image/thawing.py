@@ -83,7 +83,7 @@ def thaw_into(memory: HostMemory, bones: Skeleton) -> Thawed:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, pickled: memoryview, buffers: list[memoryview], memory: HostMemory) -> None:
+    def __init__(self, pickled: bytes | memoryview, buffers: list[memoryview], memory: HostMemory) -> None:
         super().__init__(io.BytesIO(pickled), buffers=buffers)
         self._memory = memory
 
